@@ -1,0 +1,1 @@
+"""Django admin: hubs, keys, role grants."""

@@ -1,0 +1,140 @@
+"""The service's own settings: one dictionary, `WEBPUBSUB`, in Django's settings.
+
+Defaults stand here and nowhere else. A name that is not below is an error that says what was
+probably meant; values are checked by `manage.py check` (hubs/checks.py) with the rules given here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+
+class Option(NamedTuple):
+    """One setting: its default, what it means, and a rule giving a complaint or None."""
+
+    default: Any
+    meaning: str
+    complaint: Callable[[Any], str | None]
+
+
+def _flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "write True or False"
+
+
+def _between(low: float, high: float) -> Callable[[Any], str | None]:
+    def complaint(value: Any) -> str | None:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        return None if good else f"write a number from {low:g} to {high:g}"
+
+    return complaint
+
+
+def _endpoints(value: Any) -> str | None:
+    if not isinstance(value, list | tuple) or not value:
+        return 'write a list of at least one URL, such as ["https://pubsub.example.com"]'
+    for url in value:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            return f"{url!r} is not an endpoint; write http(s)://host[:port][/prefix]"
+    return None
+
+
+def _text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else "write a text that is not empty"
+
+
+def _rate(value: Any) -> str | None:
+    if value is None:
+        return None
+    number, _, period = str(value).partition("/")
+    return None if number.isdigit() and period[:1] in ("s", "m", "h", "d") else 'write a rate such as "120/min", or None'
+
+
+OPTIONS: dict[str, Option] = {
+    "PUBLIC_ENDPOINTS": Option(
+        ["http://localhost:8080"],
+        "URLs under which clients reach the service. The first is used in connection strings and client URLs; "
+        "tokens made out to any of them, or to the Host a request names, are accepted.",
+        _endpoints,
+    ),
+    "TRUST_FORWARDED_HEADERS": Option(
+        False, "Believe X-Forwarded-Proto/-Host; only behind a proxy that sets them.", _flag
+    ),
+    "REQUIRE_KNOWN_HUBS": Option(
+        False, "False: any well-named hub works, as in Azure. True: only hubs that were created.", _flag
+    ),
+    "DEFAULT_HUB": Option("chat", "The hub of a negotiate call that names none.", _text),
+    "CLOCK_SKEW_SECS": Option(300, "How far clocks may differ when a token's times are checked.", _between(0, 3600)),
+    "NEGOTIATE_LIFETIME_MINUTES": Option(60, "How long a negotiated token opens new connections.", _between(1, 1440)),
+    "NEGOTIATE_RATE_ANONYMOUS": Option("120/min", "Negotiate calls per client address; None = no limit.", _rate),
+    "NEGOTIATE_RATE_USER": Option("600/min", "Negotiate calls per signed-in user; None = no limit.", _rate),
+    "MAX_MESSAGE_BYTES": Option(
+        1024 * 1024, "Largest client message, in bytes; a larger one closes its socket with 1009.", _between(1024, 64 << 20)
+    ),
+    "MAX_OUTBOX_MESSAGES": Option(
+        4000, "Messages that may wait for one slow client; more closes it with 1008.", _between(10, 1_000_000)
+    ),
+    "MAX_OUTBOX_BYTES": Option(
+        16 << 20, "Bytes that may wait for one slow client; more closes it with 1008.", _between(1 << 20, 1 << 30)
+    ),
+    "MAX_WAITING_FRAMES": Option(
+        64, "Frames of one client read ahead while an earlier one is being handled; then its socket waits.", _between(1, 10_000)
+    ),
+    "MAX_GROUPS_PER_CONNECTION": Option(
+        10_000, "Groups one connection may be in; joining more is refused.", _between(1, 1_000_000)
+    ),
+    "DUPLICATE_MEMORY": Option(1000, "Succeeded ackIds remembered per connection.", _between(1, 100_000)),
+    "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
+    "SETTINGS_MAX_AGE_SECS": Option(
+        1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)
+    ),
+    "ANSWER_SECS": Option(
+        2, "How long a process waits for another one's answer about a connection there.", _between(0.05, 60)
+    ),
+    "HANDLER_SECS": Option(100, "Time limit of a blocking event handler.", _between(0.05, 100)),
+}
+
+
+class Settings:
+    """Reads `WEBPUBSUB` lazily: `conf.settings.DEFAULT_HUB`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPTIONS:
+            raise AttributeError(f"WEBPUBSUB has no setting {name!r}")
+        value = chosen().get(name, OPTIONS[name].default)
+        # Kept on the instance, so the next read costs an attribute look-up; dropped by reset().
+        self.__dict__[name] = value
+        return value
+
+    def reset(self) -> None:
+        """Forget what was read, after the settings changed (tests do that)."""
+        self.__dict__.clear()
+
+
+settings = Settings()
+
+
+def chosen() -> dict[str, Any]:
+    """Give the installation's `WEBPUBSUB` dictionary; raise ImproperlyConfigured on names we do not know."""
+    given: dict[str, Any] = getattr(django_settings, "WEBPUBSUB", {})
+    for name in given:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known names: {', '.join(sorted(OPTIONS))}."
+            raise ImproperlyConfigured(f"WEBPUBSUB[{name!r}] is not a setting of this service.{hint}")
+    return given
+
+
+def _reset_when_changed(*, setting: str, **_: Any) -> None:
+    if setting == "WEBPUBSUB":
+        settings.reset()
+
+
+setting_changed.connect(_reset_when_changed)

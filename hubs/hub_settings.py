@@ -1,0 +1,139 @@
+"""Hubs and keys as frozen values: the database's rows, read seldom and shared by everything.
+
+A process holds one `Snapshot`. When it is asked for and older than SETTINGS_MAX_AGE_SECS, the
+version counter is read (one row); only when that stepped are hubs and keys read again. A change
+made by any process, also by `manage.py` on the command line, is therefore in force everywhere
+within that age and without messages between processes. In the process that made the change it is
+in force at once: its signal drops the snapshot when the transaction commits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from channels.db import database_sync_to_async
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+
+from hubs import conf
+from hubs.models import AccessKey, Hub, SettingsVersion
+from hubs.rules.names import canonical_hub
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """What one hub is set to. `keys` are those limited to this hub, primary first."""
+
+    name: str
+    known: bool = False
+    anonymous_connect: bool = False
+    anonymous_user_ids: bool = False
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All hubs and keys as of one version. `service_keys` open every hub, primary first."""
+
+    version: int
+    hubs: Mapping[str, HubSettings] = field(default_factory=dict)
+    service_keys: tuple[str, ...] = ()
+
+    def hub(self, name: str) -> HubSettings:
+        """Settings of a hub; the defaults for one that was never created."""
+        name = canonical_hub(name)
+        return self.hubs.get(name) or HubSettings(name)
+
+    def keys_of(self, hub: str) -> tuple[str, ...]:
+        """Every key that opens `hub`."""
+        return self.service_keys + self.hub(hub).keys
+
+
+class _Held:
+    """This process's snapshot and when it was last found current (monotonic seconds)."""
+
+    lock = threading.Lock()
+    snapshot: Snapshot | None = None
+    checked_at = float("-inf")
+
+    @classmethod
+    def fresh(cls) -> Snapshot | None:
+        """The snapshot, if it need not be looked at again yet."""
+        young = time.monotonic() - cls.checked_at < conf.settings.SETTINGS_MAX_AGE_SECS
+        return cls.snapshot if young else None
+
+    @classmethod
+    def drop(cls) -> None:
+        cls.checked_at = float("-inf")
+        cls.snapshot = None
+
+
+def current() -> Snapshot:
+    """Give hubs and keys as they are now (at most SETTINGS_MAX_AGE_SECS old). For synchronous callers."""
+    snapshot = _Held.fresh()
+    return snapshot if snapshot is not None else _look_again()
+
+
+async def acurrent() -> Snapshot:
+    """As `current`, for coroutines: no thread is entered while the snapshot is young."""
+    snapshot = _Held.fresh()
+    return snapshot if snapshot is not None else await database_sync_to_async(_look_again)()
+
+
+def _look_again() -> Snapshot:
+    with _Held.lock:
+        # Another thread may have looked while this one waited for the lock.
+        snapshot = _Held.fresh()
+        if snapshot is not None:
+            return snapshot
+        asked_at = time.monotonic()
+        # The version first: a change between the two reads makes the next look read again.
+        version = SettingsVersion.read()
+        held = _Held.snapshot
+        if held is None or held.version != version:
+            held = _read(version)
+        _Held.snapshot = held
+        _Held.checked_at = asked_at
+        return held
+
+
+def _read(version: int) -> Snapshot:
+    keys: dict[int | None, list[str]] = {}
+    for key in AccessKey.objects.order_by("slot"):
+        keys.setdefault(key.hub_id, []).append(key.text)
+    hubs = {
+        row.name: HubSettings(
+            name=row.name,
+            known=True,
+            anonymous_connect=row.anonymous_connect,
+            anonymous_user_ids=row.anonymous_user_ids,
+            keys=tuple(keys.get(row.pk, ())),
+        )
+        for row in Hub.objects.all()
+    }
+    return Snapshot(version, MappingProxyType(hubs), tuple(keys.get(None, ())))
+
+
+def drop() -> None:
+    """Forget this process's snapshot; the next reader looks again."""
+    _Held.drop()
+
+
+def _changed(**_: Any) -> None:
+    SettingsVersion.step()
+    transaction.on_commit(_Held.drop)
+
+
+def watch() -> None:
+    """Step the version whenever a hub or a key is saved or deleted. Called once, when the app is ready.
+
+    `QuerySet.update()` and raw SQL send no signals: whoever uses them calls `SettingsVersion.step()`.
+    """
+    for model in (Hub, AccessKey):
+        post_save.connect(_changed, sender=model, dispatch_uid=f"hub settings saved {model.__name__}")
+        post_delete.connect(_changed, sender=model, dispatch_uid=f"hub settings deleted {model.__name__}")

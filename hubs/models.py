@@ -1,0 +1,296 @@
+"""What the service remembers in the database: hubs, access keys, role grants.
+
+None of it is read while messages flow; hub_settings.py turns the rows into frozen values that
+connections use. Every change to a hub or a key steps `SettingsVersion` in the same transaction,
+which is how other processes notice.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from functools import lru_cache
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.signals import setting_changed
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from hubs.rules import names, roles
+
+
+def validate_hub_name(name: str) -> None:
+    """Refuse what Azure refuses as a hub name."""
+    if not names.is_hub_name(name):
+        raise ValidationError(
+            "Start with a letter, then use at most 127 letters, digits or _ ` , . [ ] characters.", code="hub_name"
+        )
+
+
+class Hub(models.Model):
+    """Settings of one hub. A hub needs no row to work: without one it has the defaults below."""
+
+    name = models.CharField(
+        max_length=128,
+        unique=True,
+        validators=[validate_hub_name],
+        help_text="Letter case does not matter; it is stored in lower case.",
+    )
+    anonymous_connect = models.BooleanField(
+        "allow anonymous connections",
+        default=False,
+        help_text="Clients may open a WebSocket without any token. They get no roles.",
+    )
+    anonymous_user_ids = models.BooleanField(
+        "anonymous visitors may choose a user id",
+        default=False,
+        help_text="Negotiate gives visitors who are not signed in the user id they ask for, unless an account has it.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        self.name = names.canonical_hub(self.name)
+        if Hub.objects.filter(name=self.name).exclude(pk=self.pk).exists():
+            raise ValidationError({"name": f"There is a hub {self.name} already."})
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.name = names.canonical_hub(self.name)
+        super().save(*args, **kwargs)
+
+
+@lru_cache(maxsize=1)
+def _cipher() -> MultiFernet:
+    def derived(secret: str) -> Fernet:
+        # HKDF rather than the secret itself: what this key protects tells nothing about the others
+        # that Django derives from SECRET_KEY.
+        key = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"hubwire access keys").derive(secret.encode())
+        return Fernet(base64.urlsafe_b64encode(key))
+
+    return MultiFernet([derived(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)])
+
+
+def _forget_cipher(*, setting: str, **_: Any) -> None:
+    if setting in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
+        _cipher.cache_clear()
+
+
+setting_changed.connect(_forget_cipher)
+
+
+class AccessKeyQuerySet(models.QuerySet["AccessKey"]):
+    """Access keys, by the scope they serve."""
+
+    def of_service(self) -> AccessKeyQuerySet:
+        """The keys that open every hub."""
+        return self.filter(hub=None)
+
+    @transaction.atomic
+    def ensure_pair(self, hub: Hub | None = None) -> list[AccessKey]:
+        """Give primary and secondary key of a scope, making those that are missing."""
+        pair = []
+        for slot in AccessKey.Slot.values:
+            key = self.filter(hub=hub, slot=slot).first()
+            if key is None:
+                key = AccessKey(hub=hub, slot=slot)
+                key.regenerate()
+            pair.append(key)
+        return pair
+
+
+class AccessKey(models.Model):
+    """One signing key. A scope (the whole service, or one hub) has two, so that each can be replaced alone.
+
+    The key's text is stored encrypted under SECRET_KEY. After SECRET_KEY changes, name the old one
+    in SECRET_KEY_FALLBACKS; `regenerate` or any save writes the text under the new one.
+    """
+
+    class Slot(models.TextChoices):
+        PRIMARY = "primary"
+        SECONDARY = "secondary"
+
+    hub = models.ForeignKey(
+        Hub,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="access_keys",
+        help_text="Empty: opens every hub. A hub: opens that one only.",
+    )
+    slot = models.CharField(max_length=9, choices=Slot)
+    encrypted = models.TextField(editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    regenerated_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = AccessKeyQuerySet.as_manager()
+
+    class Meta:
+        ordering = [F("hub__name").asc(nulls_first=True), "slot"]
+        constraints = [
+            models.UniqueConstraint(fields=["hub", "slot"], name="one_key_per_hub_and_slot"),
+            models.UniqueConstraint(fields=["slot"], condition=Q(hub=None), name="one_service_key_per_slot"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.slot} key of {f'hub {self.hub}' if self.hub_id else 'the service'}"
+
+    @property
+    def text(self) -> str:
+        """The key itself. Raises ImproperlyConfigured when SECRET_KEY is not the one it was stored under."""
+        try:
+            return _cipher().decrypt(self.encrypted.encode()).decode()
+        except InvalidToken:
+            raise ImproperlyConfigured(
+                f"The {self} cannot be read with this SECRET_KEY. Put the earlier SECRET_KEY into "
+                "SECRET_KEY_FALLBACKS, or regenerate the key."
+            ) from None
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self.encrypted = _cipher().encrypt(text.encode()).decode()
+
+    @property
+    def masked(self) -> str:
+        """Enough of the key to tell it from another, and no more."""
+        return f"{self.text[:4]}{'•' * 12}{self.text[-4:]}"
+
+    def regenerate(self) -> None:
+        """Replace the key by a new random one and save. Open connections and the other key are left alone."""
+        # 64 characters of A-Z a-z 0-9 - _: safe in connection strings, longer than HMAC-SHA256 asks for.
+        self.text = secrets.token_urlsafe(48)
+        self.regenerated_at = timezone.now()
+        self.save()
+
+
+class RoleGrant(models.Model):
+    """Who gets which role in which hub, when they negotiate."""
+
+    class Who(models.TextChoices):
+        USER = "user", "One user"
+        GROUP = "group", "A Django group"
+        AUTHENTICATED = "authenticated", "Everyone signed in"
+        ANONYMOUS = "anonymous", "Visitors who are not signed in"
+
+    class Role(models.TextChoices):
+        JOIN_LEAVE = roles.JOIN_LEAVE, "Join and leave groups"
+        SEND = roles.SEND, "Send to groups"
+
+    hub = models.ForeignKey(
+        Hub, null=True, blank=True, on_delete=models.CASCADE, related_name="role_grants", help_text="Empty: every hub."
+    )
+    who = models.CharField(max_length=13, choices=Who)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE)
+    group = models.ForeignKey(Group, null=True, blank=True, on_delete=models.CASCADE, verbose_name="Django group")
+    role = models.CharField(max_length=14, choices=Role)
+    group_pattern = models.CharField(
+        "group pattern",
+        max_length=roles.MAX_PATTERN_CHARACTERS,
+        blank=True,
+        help_text="Empty: every group. A name: that group. With ? * or **: every group that matches "
+        "(? and * stop at dots); put a backslash before a ? * or \\ that is meant literally.",
+    )
+    join_at_connect = models.BooleanField(
+        default=False,
+        help_text="Make every new connection a member of this group. Needs a plain group name and the joining role.",
+    )
+
+    class Meta:
+        ordering = [F("hub__name").asc(nulls_first=True), "who", "role", "group_pattern"]
+        constraints = [
+            models.CheckConstraint(
+                name="grantee_matches_who",
+                condition=(
+                    Q(who="user", user__isnull=False, group__isnull=True)
+                    | Q(who="group", user__isnull=True, group__isnull=False)
+                    | Q(who__in=["authenticated", "anonymous"], user__isnull=True, group__isnull=True)
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.grantee} may {self.get_role_display().lower()}: {self.group_pattern or 'all'}"
+
+    @property
+    def grantee(self) -> str:
+        """Who is meant, in words."""
+        if self.who == self.Who.USER:
+            return f"user {self.user}"
+        if self.who == self.Who.GROUP:
+            return f"group {self.group}"
+        return self.get_who_display().lower()
+
+    def clean(self) -> None:
+        problems: dict[str, str] = {}
+        for who, field in ((self.Who.USER, "user"), (self.Who.GROUP, "group")):
+            value = getattr(self, f"{field}_id")
+            if self.who == who and not value:
+                problems[field] = f"Choose the {field} who gets this role."
+            elif self.who != who and value:
+                problems[field] = f"Leave this empty, or set “who” to “{who.label}”."
+        if self.group_pattern and self.literal_group is None and roles.compile_pattern(self.group_pattern) is None:
+            problems["group_pattern"] = (
+                f"Not a pattern: at most {roles.MAX_PATTERN_STARS} stars; a backslash only before ? * or \\."
+            )
+        if self.join_at_connect and (not self.literal_group or self.role != self.Role.JOIN_LEAVE):
+            problems["join_at_connect"] = (
+                "Give the name of one group (no ? or *) and the role “Join and leave groups”, or untick this."
+            )
+        if problems:
+            raise ValidationError(problems)
+
+    @property
+    def literal_group(self) -> str | None:
+        """The one group this grant names; None when it is a pattern or means every group."""
+        literal = roles.literal_of(self.group_pattern) if self.group_pattern else None
+        return literal if literal and names.is_group_name(literal) else None
+
+    @property
+    def role_string(self) -> str:
+        """The grant as a role in a token."""
+        if not self.group_pattern:
+            return f"webpubsub.{self.role}"
+        if self.literal_group is not None:
+            return f"webpubsub.{self.role}.{self.literal_group}"
+        return f"webpubsub.{self.role}s.{self.group_pattern}"
+
+    @classmethod
+    def of(cls, user: AbstractBaseUser | AnonymousUser, hub: str) -> models.QuerySet[RoleGrant]:
+        """The grants that apply to a caller in a hub. What anonymous visitors get, signed-in users get too."""
+        who = Q(who=cls.Who.ANONYMOUS)
+        if user.is_authenticated:
+            who |= Q(who=cls.Who.AUTHENTICATED) | Q(user=user) | Q(group__user=user)
+        in_hub = Q(hub=None) | Q(hub__name=names.canonical_hub(hub))
+        return cls.objects.filter(who, in_hub).distinct()
+
+
+class SettingsVersion(models.Model):
+    """A counter that steps with every change to hubs and keys (one row, made by a migration)."""
+
+    version = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return str(self.version)
+
+    @classmethod
+    def step(cls) -> None:
+        """Tell every process that what it holds is out of date. Call it inside the change's transaction."""
+        if not cls.objects.filter(pk=1).update(version=F("version") + 1):
+            cls.objects.get_or_create(pk=1, defaults={"version": 1})
+
+    @classmethod
+    def read(cls) -> int:
+        """The counter now; 0 before the first change."""
+        return cls.objects.filter(pk=1).values_list("version", flat=True).first() or 0

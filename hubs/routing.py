@@ -1,0 +1,5 @@
+"""WebSocket addresses of the service."""
+
+from channels.routing import URLRouter
+
+websocket_application = URLRouter([])

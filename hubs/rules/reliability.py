@@ -1,0 +1,28 @@
+"""Memory of what was done already, so that nothing is done twice."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+
+class AckMemory:
+    """The most recent ackIds of one connection whose operations succeeded.
+
+    Shared by all operations of the connection. A failed operation is not remembered, so that its
+    retry is executed. The oldest id leaves when the memory is full.
+    """
+
+    __slots__ = ("_capacity", "_ids")
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._ids: OrderedDict[int, None] = OrderedDict()
+
+    def __contains__(self, ack_id: int) -> bool:
+        return ack_id in self._ids
+
+    def remember(self, ack_id: int) -> None:
+        """Note that the operation with `ack_id` succeeded."""
+        self._ids[ack_id] = None
+        if len(self._ids) > self._capacity:
+            self._ids.popitem(last=False)

@@ -1,0 +1,160 @@
+"""Access tokens and connection strings: what is signed, what is believed.
+
+A client token is a JWT signed with HS256 over the UTF-8 text of an access key (the text itself: a
+key that looks like base64 is not decoded). Its audience is the address it opens, so a token for one
+hub opens no other. Audiences are compared after normalising what the official SDKs write in
+different ways: letter case, the scheme's default port, one trailing slash.
+
+The signature is PyJWT's work. Times are checked here, because this room has no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import jwt
+
+Claims = Mapping[str, Any]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_MAX_TOKEN_CHARACTERS = 64 * 1024
+
+# Times and audience are checked below, with the caller's clock; only the signature is PyJWT's.
+_SIGNATURE_ONLY: Any = {
+    "verify_signature": True,
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+class InvalidToken(ValueError):
+    """The token does not open what was asked; the text says why, without quoting the token."""
+
+
+def sign(claims: Claims, key: str) -> str:
+    """Sign `claims` as a compact JWT with HS256."""
+    return jwt.encode(dict(claims), key, algorithm="HS256")
+
+
+def verify(token: str, keys: Iterable[str], audiences: Iterable[str], *, now: float, skew: float) -> Claims:
+    """Give the claims of a token that one of `keys` signed for one of `audiences`.
+
+    `now` is in seconds since the epoch, `skew` in seconds. `exp` is required, `nbf` is honoured,
+    issuer and `iat` are not looked at. Raises InvalidToken.
+    """
+    claims = _signed_claims(token, keys)
+    expires = _number(claims, "exp")
+    if expires is None:
+        raise InvalidToken("the token has no expiry (exp)")
+    if expires + skew <= now:
+        raise InvalidToken("the token has expired")
+    not_before = _number(claims, "nbf")
+    if not_before is not None and not_before - skew > now:
+        raise InvalidToken("the token is not valid yet (nbf)")
+    accepted = {normal_audience(audience) for audience in audiences}
+    if accepted.isdisjoint(normal_audience(audience) for audience in strings(claims.get("aud"))):
+        raise InvalidToken("the token is made out to another address (aud)")
+    return claims
+
+
+def _signed_claims(token: str, keys: Iterable[str]) -> Claims:
+    if len(token) > _MAX_TOKEN_CHARACTERS:
+        raise InvalidToken("the token is too long")
+    for key in keys:
+        try:
+            return jwt.decode(token, key, algorithms=["HS256"], options=_SIGNATURE_ONLY)
+        except jwt.InvalidSignatureError:
+            continue
+        # RecursionError: a payload nested so deep that json gives up.
+        except (jwt.PyJWTError, RecursionError, ValueError):
+            raise InvalidToken("the token is not a JWT signed with HS256") from None
+    raise InvalidToken("the token is not signed with a key of this service")
+
+
+def _number(claims: Claims, name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidToken(f"the token's {name} is not a number")
+    return value
+
+
+def strings(value: Any) -> Sequence[str]:
+    """Read a claim that libraries write as a string or as an array of strings; others give nothing."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list):
+        return tuple(item for item in value if isinstance(item, str))
+    return ()
+
+
+def normal_audience(url: str) -> str:
+    """Bring an audience into the one form in which audiences are compared."""
+    text = url.strip().lower()
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return text
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    if port is not None and port != _DEFAULT_PORTS.get(parts.scheme):
+        host = f"{host}:{port}"
+    path = parts.path.removesuffix("/")
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{host}{path}{query}"
+
+
+def client_audience(endpoint: str, hub: str) -> str:
+    """The audience of tokens that open WebSockets of `hub`: ``{endpoint}/client/hubs/{hub}``."""
+    return f"{endpoint.rstrip('/')}/client/hubs/{hub}"
+
+
+def client_audiences(endpoints: Iterable[str], hub: str) -> set[str]:
+    """Every audience accepted at the WebSocket endpoint of `hub`: raw and percent-escaped hub names alike."""
+    names = {hub, quote(hub, safe="")}
+    return {client_audience(endpoint, name) for endpoint in endpoints for name in names}
+
+
+def client_claims(
+    endpoint: str,
+    hub: str,
+    *,
+    now: float,
+    minutes: float = 60,
+    user_id: str | None = None,
+    roles: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The claims of a client token, as the official SDKs write them: absent things are left out."""
+    claims: dict[str, Any] = {
+        "aud": client_audience(endpoint, hub),
+        "iat": int(now),
+        "exp": int(now + minutes * 60),
+    }
+    if user_id:
+        claims["sub"] = user_id
+    if roles:
+        claims["role"] = list(roles)
+    if groups:
+        claims["webpubsub.group"] = list(groups)
+    return claims
+
+
+def client_base_url(endpoint: str, hub: str) -> str:
+    """``ws(s)://host/client/hubs/{hub}``: the WebSocket address that belongs to an endpoint."""
+    return "ws" + client_audience(endpoint, hub).removeprefix("http")
+
+
+def connection_string(endpoint: str, key: str) -> str:
+    """What official SDKs are given: ``Endpoint=…;AccessKey=…;Version=1.0;``."""
+    return f"Endpoint={endpoint};AccessKey={key};Version=1.0;"

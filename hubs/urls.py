@@ -1,0 +1,7 @@
+"""HTTP addresses of the service, for a project's `urlpatterns`."""
+
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("hubs.demos.urls")),
+]

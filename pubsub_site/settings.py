@@ -1,0 +1,223 @@
+"""Settings of this installation; everything a deployment changes comes from the environment.
+
+Each variable is read in one place, below, and described in docs/configuration.md. A `.env` file
+beside manage.py is read first; variables that are already set win over it.
+"""
+
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+env.smart_cast = False
+env.read_env(BASE_DIR / ".env")
+
+# Where this installation keeps what it must not lose: the SQLite database and the secret.
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
+DATA_DIR.mkdir(parents=True, exist_ok=True)
+
+
+def _stored_secret(path: Path) -> str:
+    """Give the secret in `path`, making one at first use.
+
+    Access keys are encrypted under it, so it has to survive restarts; a fresh clone must still
+    start with nothing configured.
+    """
+    try:
+        # "x" fails when the file exists, so two processes starting together agree on one secret.
+        with path.open("x", encoding="ascii") as file:
+            path.chmod(0o600)
+            file.write(secrets.token_urlsafe(64))
+    except FileExistsError:
+        pass
+    secret = path.read_text(encoding="ascii").strip()
+    if not secret:
+        raise ImproperlyConfigured(f"{path} is empty. Set SECRET_KEY, or delete the file to have a new one made.")
+    return secret
+
+
+SECRET_KEY = env.str("SECRET_KEY", default="") or _stored_secret(DATA_DIR / "secret_key")
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
+DEBUG = env.bool("DEBUG", default=False)
+
+HOST = env.str("HOST", default="localhost")
+PORT = env.int("PORT", default=8080)
+# What clients use to reach this service; part of every token's audience.
+PUBLIC_ENDPOINT = env.str("PUBLIC_ENDPOINT", default=f"http://localhost:{PORT}").rstrip("/")
+REDIS_URL = env.str("REDIS_URL", default="")
+
+_public = urlsplit(PUBLIC_ENDPOINT)
+ALLOWED_HOSTS = env.list(
+    "ALLOWED_HOSTS",
+    default=list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", _public.hostname or "localhost"])),
+)
+CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"] if _public.scheme in ("http", "https") else []
+
+INSTALLED_APPS = [
+    # Before daphne: our runserver serves the parts of the WebSocket handshake that daphne's own cannot say.
+    "hubs",
+    "daphne",
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "channels",
+    "rest_framework",
+    "rest_framework.authtoken",
+    *env.list("EXTRA_APPS", default=[]),
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "pubsub_site.urls"
+ASGI_APPLICATION = "pubsub_site.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Readers do not wait for a writer (WAL), and a writer takes its turn instead of failing half-way.
+    DATABASES["default"].setdefault("OPTIONS", {}).update(
+        transaction_mode="IMMEDIATE",
+        timeout=20,
+        init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    )
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+if REDIS_URL:
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [REDIS_URL], "prefix": "hubwire"},
+        }
+    }
+    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+WEBPUBSUB = {
+    "PUBLIC_ENDPOINTS": [PUBLIC_ENDPOINT, *env.list("EXTRA_ENDPOINTS", default=[])],
+    "TRUST_FORWARDED_HEADERS": env.bool("TRUST_FORWARDED_HEADERS", default=False),
+    "REQUIRE_KNOWN_HUBS": env.bool("REQUIRE_KNOWN_HUBS", default=False),
+    "DEFAULT_HUB": env.str("DEFAULT_HUB", default="chat"),
+    "NEGOTIATE_RATE_ANONYMOUS": env.str("NEGOTIATE_RATE_ANONYMOUS", default="120/min"),
+    "NEGOTIATE_RATE_USER": env.str("NEGOTIATE_RATE_USER", default="600/min"),
+    "KEEP_ALIVE_SECS": env.int("KEEP_ALIVE_SECS", default=20),
+}
+if WEBPUBSUB["TRUST_FORWARDED_HEADERS"]:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    USE_X_FORWARDED_HOST = True
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.SessionAuthentication",
+        "rest_framework.authentication.TokenAuthentication",
+    ],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser", "rest_framework.parsers.FormParser"],
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+    # Proxies in front whose X-Forwarded-For entries are believed when callers are counted; 0 = the peer itself.
+    "NUM_PROXIES": env.int("NUM_PROXIES", default=0),
+}
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "admin:login"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Static files straight from the apps: one step fewer between a clone and a running service.
+WHITENOISE_USE_FINDERS = True
+
+if _public.scheme == "https":
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},
+    "loggers": {"hubs": {"level": env.str("LOG_LEVEL", default="INFO")}},
+}
+
+UNFOLD = {
+    "SITE_TITLE": "Hubwire",
+    "SITE_HEADER": "Hubwire",
+    "SITE_SUBHEADER": "Web PubSub on your own machines",
+    "SITE_URL": "/",
+    "SITE_SYMBOL": "hub",
+    "SHOW_VIEW_ON_SITE": False,
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": "Service",
+                "items": [
+                    {"title": "Keys", "icon": "key", "link": reverse_lazy("admin:hubs_accesskey_changelist")},
+                    {"title": "Client URL Generator", "icon": "link", "link": reverse_lazy("admin:hubs_client_url")},
+                    {"title": "Hubs", "icon": "hub", "link": reverse_lazy("admin:hubs_hub_changelist")},
+                    {
+                        "title": "Role grants",
+                        "icon": "verified_user",
+                        "link": reverse_lazy("admin:hubs_rolegrant_changelist"),
+                    },
+                ],
+            },
+            {
+                "title": "People",
+                "separator": True,
+                "items": [
+                    {"title": "Users", "icon": "person", "link": reverse_lazy("admin:auth_user_changelist")},
+                    {"title": "Groups", "icon": "group", "link": reverse_lazy("admin:auth_group_changelist")},
+                    {
+                        "title": "API tokens",
+                        "icon": "badge",
+                        "link": reverse_lazy("admin:authtoken_tokenproxy_changelist"),
+                    },
+                ],
+            },
+        ],
+    },
+}

@@ -1,0 +1,40 @@
+"""Fixtures that several rooms of tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running import Redis, Service
+
+# Playwright's synchronous API runs a loop in the test's own thread; Django would refuse the ORM there.
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A running service on uvicorn, as `make run` gives it. Shared: tests leave it as they found it."""
+    running = Service(tmp_path_factory.mktemp("service")).set_up()
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A running Redis."""
+    redis = Redis(tmp_path_factory.mktemp("redis"))
+    try:
+        yield redis.start()
+    finally:
+        redis.stop()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty data directory for a service of the test's own."""
+    return tmp_path

