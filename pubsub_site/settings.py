@@ -6,10 +6,12 @@ beside manage.py is read first; variables that are already set win over it.
 
 import secrets
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -166,7 +168,8 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise complains of a missing one, also where nothing was collected
 # Static files straight from the apps: one step fewer between a clone and a running service.
 WHITENOISE_USE_FINDERS = True
 
@@ -178,10 +181,25 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "filters": {"refusals": {"()": "hubs.servers.uvicorn.RefusedHandshakes"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},
-    "loggers": {"hubs": {"level": env.str("LOG_LEVEL", default="INFO")}},
+    "loggers": {
+        "hubs": {"level": env.str("LOG_LEVEL", default="INFO")},
+        "uvicorn.error": {"filters": ["refusals"]},
+    },
 }
+
+
+def _sidebar(title: str, icon: str, link: str, permission: str) -> dict[str, Any]:
+    """A link that only those see who may open it."""
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{link}"),
+        "permission": lambda request: request.user.has_perm(permission),
+    }
+
 
 UNFOLD = {
     "SITE_TITLE": "Hubwire",
@@ -190,34 +208,30 @@ UNFOLD = {
     "SITE_URL": "/",
     "SITE_SYMBOL": "hub",
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("hubs/admin/staff.css")],
     "SIDEBAR": {
         "navigation": [
             {
                 "title": "Service",
                 "items": [
-                    {"title": "Keys", "icon": "key", "link": reverse_lazy("admin:hubs_accesskey_changelist")},
-                    {"title": "Client URL Generator", "icon": "link", "link": reverse_lazy("admin:hubs_client_url")},
-                    {"title": "Hubs", "icon": "hub", "link": reverse_lazy("admin:hubs_hub_changelist")},
-                    {
-                        "title": "Role grants",
-                        "icon": "verified_user",
-                        "link": reverse_lazy("admin:hubs_rolegrant_changelist"),
-                    },
+                    _sidebar("Keys", "key", "hubs_accesskey_changelist", "hubs.view_accesskey"),
+                    _sidebar("Client URL Generator", "link", "hubs_client_url", "hubs.change_accesskey"),
+                    _sidebar("Hubs", "hub", "hubs_hub_changelist", "hubs.view_hub"),
+                    _sidebar("Role grants", "verified_user", "hubs_rolegrant_changelist", "hubs.view_rolegrant"),
                 ],
             },
             {
                 "title": "People",
                 "separator": True,
                 "items": [
-                    {"title": "Users", "icon": "person", "link": reverse_lazy("admin:auth_user_changelist")},
-                    {"title": "Groups", "icon": "group", "link": reverse_lazy("admin:auth_group_changelist")},
-                    {
-                        "title": "API tokens",
-                        "icon": "badge",
-                        "link": reverse_lazy("admin:authtoken_tokenproxy_changelist"),
-                    },
+                    _sidebar("Users", "person", "auth_user_changelist", "auth.view_user"),
+                    _sidebar("Groups", "group", "auth_group_changelist", "auth.view_group"),
+                    _sidebar("API tokens", "badge", "authtoken_tokenproxy_changelist", "authtoken.view_tokenproxy"),
                 ],
             },
         ],
     },
 }
+
+# daphne's own limits (runserver): above ours, so that the consumer is the one to answer with 1009.
+DAPHNE_WEBSOCKET_MAX_MESSAGE_SIZE = DAPHNE_WEBSOCKET_MAX_FRAME_SIZE = 2 * 1024 * 1024

@@ -1,0 +1,176 @@
+"""Everything on its way to one client: in order, bounded, and mostly without a task.
+
+An ASGI server takes a message through `await send(...)`. Nearly always that call finishes at once,
+because there is room in the socket's buffer; only for a slow client does it wait. A writer task
+per connection would pay for that rare case with a wake-up per message and memory per idle client.
+So `put` starts the `send` coroutine itself and drives it one step. If it finishes there, nothing
+else happens. If it stops to wait, a task is made that carries it on from exactly that point, and
+messages queue behind it.
+
+The queue is bounded in messages and bytes. A client that lets it overflow is too slow: what waits
+is thrown away and the socket is closed with 1008, which the client sees as the reason. Others are
+not affected, since nobody ever waits for this client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+from hubs import conf
+
+logger = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+Send = Callable[[Event], Awaitable[None]]
+
+QUEUE_FULL = "The outbound message queue is full."
+
+# A close frame's payload is at most 125 bytes, of which two are the code.
+MAX_REASON_BYTES = 123
+
+# How long a socket that takes nothing any more may delay the end of its connection.
+CLOSING_SECS = 5.0
+
+
+class Outbox:
+    """The way out to one client. Corked at first: what is put waits until `uncork`."""
+
+    __slots__ = ("_bytes", "_closing", "_corked", "_overflowed", "_queue", "_send", "_task")
+
+    def __init__(self, send: Send, overflowed: Callable[[], None]) -> None:
+        self._send = send
+        self._overflowed = overflowed
+        self._queue: deque[Event] = deque()
+        self._bytes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._corked = True
+        self._closing = False
+
+    @property
+    def closing(self) -> bool:
+        """Whether a close was put; what is put later is dropped."""
+        return self._closing
+
+    def put(self, message: str | bytes) -> None:
+        """Send a message after all earlier ones; never waits."""
+        if self._closing:
+            return
+        event: Event = {"type": "websocket.send"}
+        event["text" if isinstance(message, str) else "bytes"] = message
+        if self._corked or self._task is not None:
+            self._enqueue(event, len(message))
+        else:
+            self._start(event)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the socket after what was put so far. Later puts are dropped."""
+        if self._closing:
+            return
+        self._closing = True
+        event: Event = {"type": "websocket.close", "code": code, "reason": _short(reason)}
+        if self._corked or self._task is not None:
+            self._queue.append(event)
+        else:
+            self._start(event)
+
+    def uncork(self) -> None:
+        """The handshake is done: send what waits."""
+        self._corked = False
+        while self._queue and self._task is None:
+            self._start(self._next())
+
+    def abandon(self) -> None:
+        """The socket is gone: drop what waits."""
+        self._closing = True
+        self._queue.clear()
+        self._bytes = 0
+        if self._task is not None:
+            self._task.cancel()
+
+    async def drained(self) -> None:
+        """Wait until everything is handed over, but not longer than a stuck socket deserves."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=CLOSING_SECS)
+
+    def _enqueue(self, event: Event, size: int) -> None:
+        self._queue.append(event)
+        self._bytes += size
+        if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES or self._bytes > conf.settings.MAX_OUTBOX_BYTES:
+            self._queue.clear()
+            self._bytes = 0
+            self.close(1008, QUEUE_FULL)
+            self._overflowed()
+
+    def _next(self) -> Event:
+        event = self._queue.popleft()
+        self._bytes -= len(event.get("text") or event.get("bytes") or b"")
+        return event
+
+    def _start(self, event: Event) -> None:
+        sending = self._send(event)
+        if not isinstance(sending, Coroutine):
+            # An awaitable that is no coroutine cannot be driven by hand.
+            self._task = asyncio.create_task(self._carry_on(_waiting_for(sending)))
+            return
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return
+        except Exception as problem:
+            self._failed(problem)
+            return
+        self._task = asyncio.create_task(self._carry_on(_resumed(sending, waits_for)))
+
+    async def _carry_on(self, sending: Awaitable[None]) -> None:
+        try:
+            await sending
+            while self._queue:
+                await self._send(self._next())
+        except Exception as problem:
+            self._failed(problem)
+        finally:
+            self._task = None
+
+    def _failed(self, problem: Exception) -> None:
+        # The client left while we were writing; the consumer hears of it from the server. Anything
+        # but an OSError would be a fault worth reading about.
+        if not isinstance(problem, OSError):
+            logger.warning("A message could not be handed to the server: %r", problem)
+        self._closing = True
+        self._queue.clear()
+        self._bytes = 0
+
+
+async def _waiting_for(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+@types.coroutine
+def _resumed(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine whose first step gave `waits_for`, as if it had been awaited from the start."""
+    while True:
+        try:
+            sent = yield waits_for
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as thrown:
+            try:
+                waits_for = coroutine.throw(thrown)
+            except StopIteration:
+                return
+        else:
+            try:
+                waits_for = coroutine.send(sent)
+            except StopIteration:
+                return
+
+
+def _short(reason: str) -> str:
+    """Cut a close reason to what a close frame holds, between characters."""
+    return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")

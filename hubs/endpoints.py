@@ -1,0 +1,37 @@
+"""Under which addresses this service is known: those configured, and the one a request used.
+
+A token is made out to an address, so every door needs the same list. The address a request came to
+is its Host header with the scheme it arrived by; what a proxy says about these in X-Forwarded-*
+headers counts only where TRUST_FORWARDED_HEADERS is set, since anybody can send them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hubs import conf
+
+
+def requested(scheme: str, headers: Mapping[str, str]) -> str | None:
+    """The endpoint a request was sent to, as ``http(s)://host[:port]``; None without a Host header.
+
+    `scheme` is http, https, ws or wss; `headers` have lower-case names.
+    """
+    host = headers.get("host", "")
+    if conf.settings.TRUST_FORWARDED_HEADERS:
+        # Each proxy appends its view; the first entry is what the client used.
+        host = _first(headers.get("x-forwarded-host")) or host
+        scheme = _first(headers.get("x-forwarded-proto")) or scheme
+    secure = scheme.lower() in ("https", "wss")
+    return f"{'https' if secure else 'http'}://{host}" if host else None
+
+
+def accepted(scheme: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Every endpoint that a token presented with this request may be made out to."""
+    here = requested(scheme, headers)
+    configured: list[str] = conf.settings.PUBLIC_ENDPOINTS
+    return (*configured, here) if here and here not in configured else tuple(configured)
+
+
+def _first(value: str | None) -> str:
+    return (value or "").partition(",")[0].strip()

@@ -1,0 +1,141 @@
+"""What client and service say to each other, free of any wire format.
+
+Field names follow the client protocol's; `ack_id` is an unsigned 64-bit integer or None. Payloads
+are kept as bytes whatever their type, because most are only passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+JSON = "json"
+TEXT = "text"
+BINARY = "binary"
+PROTOBUF = "protobuf"
+DATA_TYPES = (JSON, TEXT, BINARY, PROTOBUF)
+
+_SHOWN_BYTES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What is being sent: JSON text, text (both as UTF-8), raw bytes, or a serialised protobuf Any."""
+
+    data_type: str
+    data: bytes
+
+    def __str__(self) -> str:
+        """Short enough for a log, whatever the bytes are."""
+        shown = self.data[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
+        more = f"… {len(self.data)} bytes" if len(self.data) > _SHOWN_BYTES else ""
+        return f"{self.data_type} {shown!r}{more}"
+
+
+# From the client
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGroup:
+    """Become a member of a group."""
+
+    group: str
+    ack_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveGroup:
+    """Stop being a member of a group."""
+
+    group: str
+    ack_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendToGroup:
+    """Publish to a group. `ttl_secs`: 0 to 300, how long it may wait for a client that is away."""
+
+    group: str
+    payload: Payload
+    ack_id: int | None = None
+    no_echo: bool = False
+    ttl_secs: int | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvent:
+    """Something for the event handler."""
+
+    event: str
+    payload: Payload
+    ack_id: int | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask for a Pong."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceAck:
+    """All data frames up to `sequence_id` have arrived (reliable subprotocols)."""
+
+    sequence_id: int
+
+
+Upstream = JoinGroup | LeaveGroup | SendToGroup | UserEvent | Ping | SequenceAck
+
+# From the service
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The first frame of a connection."""
+
+    connection_id: str
+    user_id: str | None = None
+    reconnection_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """Said right before the service closes the socket."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """How the operation with `ack_id` went; `error_name` is None when it succeeded."""
+
+    ack_id: int
+    error_name: str | None = None
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMessage:
+    """A message that was published to a group."""
+
+    group: str
+    payload: Payload
+    from_user_id: str | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMessage:
+    """A message from the application's server or event handler."""
+
+    payload: Payload
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a Ping."""
+
+
+Downstream = Connected | Disconnected | Ack | GroupMessage | ServerMessage | Pong

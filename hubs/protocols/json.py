@@ -1,0 +1,292 @@
+"""The JSON subprotocols: one JSON object per text message.
+
+Reading goes in two steps. The message is first split into its members without looking into them
+(`msgspec.Raw`: checked to be well-formed JSON, but not turned into Python values); then the row of
+its `type` picks the members it knows. Unknown members are ignored, and a `data` that is JSON keeps
+the very text it came with, numbers of any length included, so it is passed on exactly and never
+encoded again.
+
+What is malformed ends the connection with 1007. Sources: client protocol, upstream frames (§3),
+downstream frames (§4), close codes (§9).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from hubs.errors import Disconnect
+from hubs.protocols.frames import (
+    BINARY,
+    DATA_TYPES,
+    JSON,
+    PROTOBUF,
+    TEXT,
+    Ack,
+    Connected,
+    Disconnected,
+    Downstream,
+    GroupMessage,
+    JoinGroup,
+    LeaveGroup,
+    Payload,
+    Ping,
+    Pong,
+    SendToGroup,
+    SequenceAck,
+    ServerMessage,
+    Upstream,
+    UserEvent,
+)
+from hubs.protocols.metadata import is_metadata
+from hubs.rules.names import is_event_name, is_group_name
+
+MAX_UINT64 = 2**64 - 1
+MAX_TTL_SECS = 300
+
+INVALID = "The client message is not a valid JSON protocol message."
+WRONG_OPCODE = "The JSON subprotocol requires text messages."
+
+Members = Mapping[str, msgspec.Raw]
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
+_integer = msgspec.json.Decoder(int)
+_flag = msgspec.json.Decoder(bool)
+_encode = msgspec.json.Encoder().encode
+
+_NULL = b"null"
+
+
+class Malformed(ValueError):
+    """A member is missing or is not what the protocol says; never leaves this module."""
+
+
+class JsonCodec:
+    """A codec for one JSON subprotocol, called `name` on the wire."""
+
+    named = True
+    wire = "json"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def decode(self, message: str | bytes) -> Upstream:
+        """Read one text message. Raises Disconnect: 1003 for a binary one, 1007 for a malformed one."""
+        if not isinstance(message, str):
+            raise Disconnect(1003, WRONG_OPCODE)
+        try:
+            members = _members.decode(message)
+            kind = _text(members, "type")
+            read = _READERS.get(kind) or _READERS_ANY_CASE.get(kind.lower())
+            if read is None:
+                raise Malformed("unknown type")
+            return read(members)
+        # RecursionError: nested deeper than the decoder follows. UnicodeEncodeError: lone surrogates.
+        except (msgspec.MsgspecError, Malformed, RecursionError, UnicodeError):
+            raise Disconnect(1007, INVALID) from None
+
+    def encode(self, frame: Downstream) -> str:
+        """Write one frame as compact JSON, members in the documented order."""
+        return _encode(_WRITERS[type(frame)](frame)).decode()
+
+
+# Members. Each reader below gives a value or raises; `null` is the same as absent.
+
+
+def _raw(members: Members, name: str) -> msgspec.Raw | None:
+    raw = members.get(name)
+    return None if raw is None or raw == _NULL else raw
+
+
+def _text(members: Members, name: str) -> str:
+    raw = _raw(members, name)
+    if raw is None:
+        raise Malformed(f"{name} is missing")
+    return _string.decode(raw)
+
+
+def _uint(members: Members, name: str, maximum: int) -> int | None:
+    raw = _raw(members, name)
+    if raw is None:
+        return None
+    value = _integer.decode(raw)
+    if not 0 <= value <= maximum:
+        raise Malformed(f"{name} is out of range")
+    return value
+
+
+def _ack_id(members: Members) -> int | None:
+    return _uint(members, "ackId", MAX_UINT64)
+
+
+def _group(members: Members) -> str:
+    group = _text(members, "group")
+    if not is_group_name(group):
+        raise Malformed("group is not a group name")
+    return group
+
+
+def _metadata(members: Members) -> Mapping[str, str] | None:
+    raw = _raw(members, "metadata")
+    if raw is None:
+        return None
+    # The standard parser here: it tells of duplicate keys, which the protocol refuses.
+    pairs = json.loads(bytes(raw), object_pairs_hook=_pairs)
+    if not isinstance(pairs, _Pairs) or not is_metadata(pairs):
+        raise Malformed("metadata is not a flat map of short texts")
+    return dict(pairs)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object's members as they stand, to tell an object from an array."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
+    return _Pairs(pairs)
+
+
+def _payload(members: Members, metadata: Mapping[str, str] | None) -> Payload:
+    data_type = JSON
+    if _raw(members, "dataType") is not None:
+        # Compared without regard to case: the .NET client writes "Text".
+        data_type = _text(members, "dataType").lower()
+        if data_type not in DATA_TYPES:
+            raise Malformed("unknown dataType")
+    raw = _raw(members, "data")
+    if raw is None:
+        # `"data": null` is never legal; an absent one is when there is metadata to carry.
+        if metadata and "data" not in members:
+            return Payload(TEXT, b"")
+        raise Malformed("data is missing")
+    if data_type == JSON:
+        return Payload(JSON, bytes(raw))
+    text = _string.decode(raw)
+    if data_type == TEXT:
+        return Payload(TEXT, text.encode())
+    try:
+        return Payload(data_type, base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        raise Malformed("data is not base64") from None
+
+
+def _join_group(members: Members) -> JoinGroup:
+    return JoinGroup(_group(members), _ack_id(members))
+
+
+def _leave_group(members: Members) -> LeaveGroup:
+    return LeaveGroup(_group(members), _ack_id(members))
+
+
+def _send_to_group(members: Members) -> SendToGroup:
+    metadata = _metadata(members)
+    no_echo = _raw(members, "noEcho")
+    return SendToGroup(
+        group=_group(members),
+        payload=_payload(members, metadata),
+        ack_id=_ack_id(members),
+        no_echo=no_echo is not None and _flag.decode(no_echo),
+        ttl_secs=_uint(members, "ttlSeconds", MAX_TTL_SECS),
+        metadata=metadata,
+    )
+
+
+def _event(members: Members) -> UserEvent:
+    name = _text(members, "event")
+    if not is_event_name(name):
+        raise Malformed("event is not an event name")
+    metadata = _metadata(members)
+    return UserEvent(name, _payload(members, metadata), _ack_id(members), metadata)
+
+
+def _ping(members: Members) -> Ping:
+    return Ping()
+
+
+def _sequence_ack(members: Members) -> SequenceAck:
+    sequence_id = _uint(members, "sequenceId", MAX_UINT64)
+    if sequence_id is None:
+        raise Malformed("sequenceId is missing")
+    return SequenceAck(sequence_id)
+
+
+_READERS: Mapping[str, Callable[[Members], Upstream]] = {
+    "sendToGroup": _send_to_group,
+    "joinGroup": _join_group,
+    "leaveGroup": _leave_group,
+    "event": _event,
+    "ping": _ping,
+    "sequenceAck": _sequence_ack,
+}
+_READERS_ANY_CASE = {name.lower(): read for name, read in _READERS.items()}
+
+
+# Frames to members, in the order in which they are documented
+
+
+def _connected(frame: Connected) -> dict[str, Any]:
+    members: dict[str, Any] = {
+        "type": "system",
+        "event": "connected",
+        "userId": frame.user_id,
+        "connectionId": frame.connection_id,
+    }
+    if frame.reconnection_token is not None:
+        members["reconnectionToken"] = frame.reconnection_token
+    return members
+
+
+def _disconnected(frame: Disconnected) -> dict[str, Any]:
+    return {"type": "system", "event": "disconnected", "message": frame.message}
+
+
+def _ack(frame: Ack) -> dict[str, Any]:
+    if frame.error_name is None:
+        return {"type": "ack", "ackId": frame.ack_id, "success": True}
+    error = {"name": frame.error_name, "message": frame.error_message}
+    return {"type": "ack", "ackId": frame.ack_id, "success": False, "error": error}
+
+
+def _group_message(frame: GroupMessage) -> dict[str, Any]:
+    members: dict[str, Any] = {"type": "message", "from": "group", "group": frame.group}
+    if frame.from_user_id is not None:
+        members["fromUserId"] = frame.from_user_id
+    return members | _data(frame)
+
+
+def _server_message(frame: ServerMessage) -> dict[str, Any]:
+    return {"type": "message", "from": "server"} | _data(frame)
+
+
+def _data(frame: GroupMessage | ServerMessage) -> dict[str, Any]:
+    payload = frame.payload
+    members: dict[str, Any] = {"dataType": payload.data_type, "data": _VALUES[payload.data_type](payload.data)}
+    if frame.metadata:
+        members["metadata"] = dict(frame.metadata)
+    return members
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+_VALUES: Mapping[str, Callable[[bytes], Any]] = {
+    JSON: msgspec.Raw,
+    TEXT: bytes.decode,
+    BINARY: _base64,
+    PROTOBUF: _base64,
+}
+
+_WRITERS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
+    GroupMessage: _group_message,
+    ServerMessage: _server_message,
+    Ack: _ack,
+    Connected: _connected,
+    Disconnected: _disconnected,
+    Pong: lambda frame: {"type": "pong"},
+}

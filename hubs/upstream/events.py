@@ -1,0 +1,102 @@
+"""What event handlers are told, and what they may answer.
+
+The names are those of the CloudEvents that Azure Web PubSub sends to webhooks, so that a handler
+written here reads like one written there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hubs.protocols.frames import BINARY, JSON, TEXT, Payload
+
+
+@dataclass(frozen=True, slots=True)
+class EventContext:
+    """Which connection an event is about. `state` is what the handler stored on it earlier."""
+
+    hub: str
+    connection_id: str
+    user_id: str | None = None
+    subprotocol: str | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequest:
+    """Somebody wants to connect. All maps hold lists of texts; tokens are left out of them."""
+
+    context: EventContext
+    claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    query: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    subprotocols: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectAnswer:
+    """What becomes of the connection.
+
+    `user_id`: None keeps the token's, "" makes it anonymous. `groups`: a non-empty list replaces
+    the token's. `roles`: a list replaces them, [] removes all. `subprotocol`: one of those offered.
+    `state`: kept with the connection and given to later events.
+    """
+
+    user_id: str | None = None
+    groups: Sequence[str] = ()
+    roles: Sequence[str] | None = None
+    subprotocol: str | None = None
+    state: str | None = None
+
+
+class Rejected(Exception):
+    """Raised by a connect handler to refuse a connection with an HTTP status from 400 to 599."""
+
+    def __init__(self, status: int = 401, reason: str = "") -> None:
+        super().__init__(reason)
+        self.status = status if 400 <= status < 600 else 500
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class UserEventRequest:
+    """A client sent an event. `data` is text, bytes, or the value that its JSON stands for."""
+
+    context: EventContext
+    event: str
+    payload: Payload
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Any:
+        """The payload as Python has it: str for text, bytes for binary and protobuf, else the JSON value."""
+        if self.payload.data_type == TEXT:
+            return self.payload.data.decode()
+        if self.payload.data_type == JSON:
+            return json.loads(self.payload.data)
+        return self.payload.data
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the client gets back before its ack. `payload` None: nothing. `state`: replaces the stored one."""
+
+    payload: Payload | None = None
+    metadata: Mapping[str, str] | None = None
+    state: str | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> Reply:
+        """Read what a handler returned: None, str, bytes, a Reply, or anything JSON can say."""
+        if isinstance(value, cls):
+            return value
+        if value is None:
+            return cls()
+        if isinstance(value, str):
+            return cls(Payload(TEXT, value.encode()))
+        if isinstance(value, bytes | bytearray | memoryview):
+            return cls(Payload(BINARY, bytes(value)))
+        return cls(Payload(JSON, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()))

@@ -1,0 +1,90 @@
+"""Event handlers written in Python, in the Django project itself.
+
+    from hubs.upstream import ConnectAnswer, hub
+
+    chat = hub("chat")
+
+    @chat.on_event("message")
+    def shout(request):
+        return request.data.upper()
+
+Put them where Django imports them at start, such as an app's `AppConfig.ready`. Functions may be
+`async`; plain ones run in a thread, so they may use the ORM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hubs.rules.names import canonical_hub, is_hub_name
+from hubs.rules.roles import Pattern, compile_pattern
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+CONNECT = "connect"
+CONNECTED = "connected"
+DISCONNECTED = "disconnected"
+
+
+@dataclass
+class HubHandlers:
+    """The functions of one hub."""
+
+    hub: str
+    system: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    user: list[tuple[Pattern, Callable[..., Any]]] = field(default_factory=list)
+
+    def on_connect(self, function: Function) -> Function:
+        """Decide about new connections: `function(ConnectRequest) -> ConnectAnswer | None`, or raise Rejected."""
+        return self._system(CONNECT, function)
+
+    def on_connected(self, function: Function) -> Function:
+        """Be told of new connections: `function(EventContext)`; the client does not wait for it."""
+        return self._system(CONNECTED, function)
+
+    def on_disconnected(self, function: Function) -> Function:
+        """Be told of connections that ended: `function(EventContext, reason)`."""
+        return self._system(DISCONNECTED, function)
+
+    def on_event(self, *names: str) -> Callable[[Function], Function]:
+        """Answer user events whose name matches: `function(UserEventRequest) -> Reply | str | bytes | JSON value | None`.
+
+        Names are patterns as in roles and compare without regard to case; the first match wins.
+        """
+        patterns = [compile_pattern(name.lower()) for name in names]
+        if not names or None in patterns:
+            raise ValueError(f'{names!r} are not event names; write on_event("message") or on_event("*")')
+
+        def register(function: Function) -> Function:
+            self.user.extend((pattern, function) for pattern in patterns if pattern is not None)
+            return function
+
+        return register
+
+    def _system(self, event: str, function: Function) -> Function:
+        if event in self.system:
+            raise ValueError(f"hub {self.hub} has a handler for {event} already: {self.system[event].__qualname__}")
+        self.system[event] = function
+        return function
+
+    def for_event(self, name: str) -> Callable[..., Any] | None:
+        """The function that takes the user event `name`."""
+        name = name.lower()
+        return next((function for pattern, function in self.user if pattern.matches(name)), None)
+
+
+_HUBS: dict[str, HubHandlers] = {}
+
+
+def hub(name: str) -> HubHandlers:
+    """The handlers of one hub, to add to."""
+    if not is_hub_name(name):
+        raise ValueError(f"{name!r} is not a hub name: start with a letter, then use letters, digits or _ ` , . [ ]")
+    return _HUBS.setdefault(canonical_hub(name), HubHandlers(canonical_hub(name)))
+
+
+def handlers_of(name: str) -> HubHandlers | None:
+    """The handlers of a hub, or None when nobody wrote any."""
+    return _HUBS.get(name)
