@@ -240,7 +240,7 @@ class RoleGrant(models.Model):
                 problems[field] = f"Choose the {field} who gets this role."
             elif self.who != who and value:
                 problems[field] = f"Leave this empty, or set “who” to “{who.label}”."
-        if self.group_pattern and self.literal_group is None and roles.compile_pattern(self.group_pattern) is None:
+        if self.group_pattern and not roles.is_group_text(self.group_pattern):
             problems["group_pattern"] = (
                 f"Not a pattern: at most {roles.MAX_PATTERN_STARS} stars; a backslash only before ? * or \\."
             )
@@ -254,17 +254,12 @@ class RoleGrant(models.Model):
     @property
     def literal_group(self) -> str | None:
         """The one group this grant names; None when it is a pattern or means every group."""
-        literal = roles.literal_of(self.group_pattern) if self.group_pattern else None
-        return literal if literal and names.is_group_name(literal) else None
+        return roles.named_group(self.group_pattern)
 
     @property
     def role_string(self) -> str:
         """The grant as a role in a token."""
-        if not self.group_pattern:
-            return f"webpubsub.{self.role}"
-        if self.literal_group is not None:
-            return f"webpubsub.{self.role}.{self.literal_group}"
-        return f"webpubsub.{self.role}s.{self.group_pattern}"
+        return roles.role_string(self.role, self.group_pattern)
 
     @classmethod
     def of(cls, user: AbstractBaseUser | AnonymousUser, hub: str) -> models.QuerySet[RoleGrant]:

@@ -3,5 +3,6 @@
 from django.urls import include, path
 
 urlpatterns = [
+    path("", include("hubs.rest.urls")),
     path("", include("hubs.demos.urls")),
 ]

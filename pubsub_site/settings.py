@@ -181,23 +181,24 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "filters": {"refusals": {"()": "hubs.servers.uvicorn.RefusedHandshakes"}},
+    "filters": {"client_faults": {"()": "hubs.servers.uvicorn.ClientFaults"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},
     "loggers": {
         "hubs": {"level": env.str("LOG_LEVEL", default="INFO")},
-        "uvicorn.error": {"filters": ["refusals"]},
+        "uvicorn.error": {"filters": ["client_faults"]},
     },
 }
 
 
-def _sidebar(title: str, icon: str, link: str, permission: str) -> dict[str, Any]:
-    """A link that only those see who may open it."""
+def _page(title: str, icon: str, link: str, permission: str, about: str) -> dict[str, Any]:
+    """A staff page in the menu and on the start page, for those who may open it."""
     return {
         "title": title,
         "icon": icon,
         "link": reverse_lazy(f"admin:{link}"),
         "permission": lambda request: request.user.has_perm(permission),
+        "about": about,
     }
 
 
@@ -208,25 +209,52 @@ UNFOLD = {
     "SITE_URL": "/",
     "SITE_SYMBOL": "hub",
     "SHOW_VIEW_ON_SITE": False,
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("hubs/admin/mark.svg")},
+    ],
     "STYLES": [lambda request: static("hubs/admin/staff.css")],
     "SIDEBAR": {
         "navigation": [
             {
                 "title": "Service",
                 "items": [
-                    _sidebar("Keys", "key", "hubs_accesskey_changelist", "hubs.view_accesskey"),
-                    _sidebar("Client URL Generator", "link", "hubs_client_url", "hubs.change_accesskey"),
-                    _sidebar("Hubs", "hub", "hubs_hub_changelist", "hubs.view_hub"),
-                    _sidebar("Role grants", "verified_user", "hubs_rolegrant_changelist", "hubs.view_rolegrant"),
+                    _page(
+                        "Keys",
+                        "key",
+                        "hubs_accesskey_changelist",
+                        "hubs.view_accesskey",
+                        "Connection strings for your programs",
+                    ),
+                    _page(
+                        "Client URL Generator",
+                        "link",
+                        "hubs_client_url",
+                        "hubs.change_accesskey",
+                        "A URL that opens a WebSocket, to try things out",
+                    ),
+                    _page("Hubs", "hub", "hubs_hub_changelist", "hubs.view_hub", "Settings of single hubs"),
+                    _page(
+                        "Role grants",
+                        "verified_user",
+                        "hubs_rolegrant_changelist",
+                        "hubs.view_rolegrant",
+                        "Who may join and send to which groups",
+                    ),
                 ],
             },
             {
                 "title": "People",
                 "separator": True,
                 "items": [
-                    _sidebar("Users", "person", "auth_user_changelist", "auth.view_user"),
-                    _sidebar("Groups", "group", "auth_group_changelist", "auth.view_group"),
-                    _sidebar("API tokens", "badge", "authtoken_tokenproxy_changelist", "authtoken.view_tokenproxy"),
+                    _page("Users", "person", "auth_user_changelist", "auth.view_user", "Accounts that sign in"),
+                    _page("Groups", "group", "auth_group_changelist", "auth.view_group", "Users with common rights"),
+                    _page(
+                        "API tokens",
+                        "badge",
+                        "authtoken_tokenproxy_changelist",
+                        "authtoken.view_tokenproxy",
+                        "For programs that negotiate as a user",
+                    ),
                 ],
             },
         ],

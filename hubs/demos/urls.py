@@ -1,5 +1,13 @@
 """Addresses of the demo pages."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from hubs.demos.views import DemoPage
+
+app_name = "demos"
+
+urlpatterns = [
+    path("", DemoPage.as_view(template_name="demos/front.html"), name="front"),
+    path("demos/chat/", DemoPage.as_view(template_name="demos/chat.html"), name="chat"),
+    path("demos/logstream/", DemoPage.as_view(template_name="demos/logstream.html"), name="logstream"),
+]

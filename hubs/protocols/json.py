@@ -60,7 +60,7 @@ _integer = msgspec.json.Decoder(int)
 _flag = msgspec.json.Decoder(bool)
 _encode = msgspec.json.Encoder().encode
 
-_NULL = b"null"
+_NULL = msgspec.Raw(b"null")
 
 
 class Malformed(ValueError):

@@ -209,6 +209,29 @@ def literal_of(text: str) -> str | None:
     return "".join(name)
 
 
+def role_string(permission: str, group_text: str = "") -> str:
+    """Write the role that gives `permission` on what `group_text` means: "" = every group, a name, or a pattern."""
+    if not group_text:
+        return f"{_PREFIX}{permission}"
+    literal = named_group(group_text)
+    if literal is not None:
+        return f"{_PREFIX}{permission}.{literal}"
+    return f"{_PREFIX}{permission}s.{group_text}"
+
+
+def named_group(group_text: str) -> str | None:
+    """Give the one group that a name or a pattern without wildcards stands for; None for every other text."""
+    literal = literal_of(group_text)
+    return literal if literal is not None and is_group_name(literal) else None
+
+
+def is_group_text(group_text: str) -> bool:
+    """Tell whether `role_string` makes a role of it that grants something: a group's name or a sound pattern."""
+    return named_group(group_text) is not None or (
+        literal_of(group_text) is None and compile_pattern(group_text) is not None
+    )
+
+
 def _tokens(text: str) -> list[Token] | None:
     if not 0 < len(text) <= MAX_PATTERN_CHARACTERS:
         return None

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import jwt
 
 Claims = Mapping[str, Any]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_MAX_TOKEN_CHARACTERS = 64 * 1024
+MAX_TOKEN_CHARACTERS = 64 * 1024
 
 # Times and audience are checked below, with the caller's clock; only the signature is PyJWT's.
 _SIGNATURE_ONLY: Any = {
@@ -49,6 +49,65 @@ def verify(token: str, keys: Iterable[str], audiences: Iterable[str], *, now: fl
     `now` is in seconds since the epoch, `skew` in seconds. `exp` is required, `nbf` is honoured,
     issuer and `iat` are not looked at. Raises InvalidToken.
     """
+    claims = _timely_claims(token, keys, now, skew)
+    accepted = {normal_audience(audience) for audience in audiences}
+    if accepted.isdisjoint(normal_audience(audience) for audience in strings(claims.get("aud"))):
+        raise InvalidToken("the token is made out to another address (aud)")
+    return claims
+
+
+def verify_for_request(
+    token: str, keys: Iterable[str], endpoints: Iterable[str], path: str, query: str, *, now: float, skew: float
+) -> Claims:
+    """Give the claims of a token that one of `keys` signed for one HTTP request.
+
+    The request is `path`, as it was sent (percent-encoded, below the endpoint), and its `query`; the
+    token's audience is that address at one of `endpoints`, with the query or without. Times as in
+    `verify`. Raises InvalidToken.
+    """
+    claims = _timely_claims(token, keys, now, skew)
+    places = {_authority_and_rest(endpoint) for endpoint in endpoints}
+    targets = {(authority, _folded_path(f"{(prefix or '').rstrip('/')}{path}")) for authority, prefix in places}
+    if not any(_is_for(audience, targets, query) for audience in strings(claims.get("aud"))):
+        raise InvalidToken("the token is made out to another address (aud)")
+    return claims
+
+
+def _is_for(audience: str, targets: set[tuple[str | None, str]], query: str) -> bool:
+    """Tell whether an audience names one of `targets` (authority, decoded path).
+
+    SDKs and HTTP libraries escape differently, so both sides are compared percent-decoded; the
+    audience also as it stands, because some SDKs sign the decoded address. Decoded once, and only
+    after the query was cut off: what decodes to a question mark belongs to a name.
+    """
+    authority, rest = _authority_and_rest(audience.strip())
+    if authority is None:
+        return False
+    path, _, signed_query = rest.partition("?")
+    if (authority, _folded_path(path)) not in targets and (authority, path.lower().removesuffix("/")) not in targets:
+        return False
+    return not signed_query or not _query_forms(signed_query).isdisjoint(_query_forms(query))
+
+
+def _authority_and_rest(url: str) -> tuple[str | None, str]:
+    """Split an address after host and port; None for what is no address. http, https, ws and wss are the same here."""
+    scheme, _, rest = url.partition("://")
+    default_port = _DEFAULT_PORTS.get(scheme.lower())
+    if default_port is None:
+        return None, ""
+    authority, slash, rest = rest.partition("/")
+    return authority.lower().removesuffix(f":{default_port}"), f"{slash}{rest}"
+
+
+def _folded_path(path: str) -> str:
+    return unquote(path).lower().removesuffix("/")
+
+
+def _query_forms(query: str) -> set[str]:
+    return {query.lower(), unquote_plus(query).lower()}
+
+
+def _timely_claims(token: str, keys: Iterable[str], now: float, skew: float) -> Claims:
     claims = _signed_claims(token, keys)
     expires = _number(claims, "exp")
     if expires is None:
@@ -58,14 +117,11 @@ def verify(token: str, keys: Iterable[str], audiences: Iterable[str], *, now: fl
     not_before = _number(claims, "nbf")
     if not_before is not None and not_before - skew > now:
         raise InvalidToken("the token is not valid yet (nbf)")
-    accepted = {normal_audience(audience) for audience in audiences}
-    if accepted.isdisjoint(normal_audience(audience) for audience in strings(claims.get("aud"))):
-        raise InvalidToken("the token is made out to another address (aud)")
     return claims
 
 
 def _signed_claims(token: str, keys: Iterable[str]) -> Claims:
-    if len(token) > _MAX_TOKEN_CHARACTERS:
+    if len(token) > MAX_TOKEN_CHARACTERS:
         raise InvalidToken("the token is too long")
     for key in keys:
         try:

@@ -84,6 +84,8 @@ class FullServer(Server):  # type: ignore[misc]
 
     def _use_full_protocol(self) -> None:
         self.ws_factory.protocol = FullWebSocketProtocol
+        # A client that breaks the protocol is told so in a close frame, not only cut off.
+        self.ws_factory.setProtocolOptions(failByDrop=False)
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         """Tell WebSocket applications that they may refuse with any status."""

@@ -18,15 +18,20 @@ LISTEN_BACKLOG = 2048
 SERVER_LIMIT_FACTOR = 2
 
 
-class RefusedHandshakes(logging.Filter):
-    """Drops a complaint that uvicorn 0.54 makes by mistake.
+class ClientFaults(logging.Filter):
+    """Keeps what clients do wrong from looking like faults of the server in its log.
 
-    Its WebSocket protocol does not count a handshake refused with an HTTP status as completed, and
-    logs an error for each. Our consumers always answer, so the complaint never has another cause.
+    uvicorn 0.54 logs an error for each handshake that was refused with an HTTP status, because it
+    does not count it as completed; our consumers always answer, so that complaint never has another
+    cause. And it logs a text message that is not UTF-8, which it closes with 1007 as it should, as
+    an error with a traceback.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the record is worth writing."""
+        if record.msg == "Invalid UTF-8 sequence received from client.":
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.exc_info = record.exc_text = None
         return record.msg != "ASGI callable returned without completing handshake."
 
 

@@ -1,0 +1,83 @@
+"""Who is asking: holders of access keys on the data plane, people on negotiate.
+
+A server proves that it holds a key by signing a short token for the very address it calls. A key
+limited to a hub opens that hub alone, and a client's token, whose audience is a WebSocket address,
+opens nothing here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth import SESSION_KEY
+from django.http import HttpRequest
+from rest_framework import authentication
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
+from rest_framework.request import Request
+
+from hubs import conf, hub_settings
+from hubs.rest import endpoints
+from hubs.rest.paths import raw_path
+from hubs.rules import tokens
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHolder:
+    """A server with an access key; what DRF calls the user of a data plane request."""
+
+    hub: str
+    is_authenticated: bool = True
+
+
+class AccessKeyAuthentication(authentication.BaseAuthentication):
+    """`Authorization: Bearer` with a JWT that a key of the hub in the path signed for this request."""
+
+    def authenticate(self, request: Request) -> tuple[KeyHolder, tokens.Claims]:
+        """Give the key holder and the token's claims. Raises NotAuthenticated, AuthenticationFailed."""
+        scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise NotAuthenticated(
+                "Send “Authorization: Bearer <token>”: a JWT signed with an access key, its audience the requested URL."
+            )
+        hub = str(request.parser_context["kwargs"]["hub"])
+        django_request = request._request
+        try:
+            claims = tokens.verify_for_request(
+                token.strip(),
+                hub_settings.current().keys_of(hub),
+                endpoints.accepted(django_request),
+                raw_path(django_request),
+                django_request.META.get("QUERY_STRING", ""),
+                now=time.time(),
+                skew=conf.settings.CLOCK_SKEW_SECS,
+            )
+        except tokens.InvalidToken as problem:
+            text = str(problem)
+            raise AuthenticationFailed(f"{text[:1].upper()}{text[1:]}.") from None
+        return KeyHolder(hub), claims
+
+    def authenticate_header(self, request: Request) -> str:
+        """The challenge of a 401."""
+        return "Bearer"
+
+
+class ApiTokens(authentication.TokenAuthentication):
+    """`Authorization: Token …`, a person's API token. A bad one is refused, not taken for no token."""
+
+
+class ActiveSession(authentication.SessionAuthentication):
+    """The browser's session. A session whose account was switched off is refused, not taken for a visitor's."""
+
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
+        """Give the signed-in user, None for a visitor. Raises AuthenticationFailed, PermissionDenied (CSRF)."""
+        found = super().authenticate(request)
+        if found is None and self._was_signed_in(request._request):
+            raise AuthenticationFailed("This account is not active. Sign in with another one, or sign out.")
+        return found
+
+    @staticmethod
+    def _was_signed_in(request: HttpRequest) -> bool:
+        session = getattr(request, "session", None)
+        return session is not None and SESSION_KEY in session

@@ -1,0 +1,169 @@
+"""Bad news as HTTP: one place that turns every error into a status, a flat JSON body and headers.
+
+    APIException (DRF)
+    └── Problem            carries code and target
+        ├── BadRequest         400  Error.BadRequest
+        ├── NotAllowed         403  Error.Forbidden
+        ├── NotExisted         404  the code of the operation's row
+        └── Unavailable        503  Error.ServiceUnavailable
+
+Views raise these, DRF's own (401, 405, 429 …) or let a Refusal of `hubs.errors` pass; `handler`
+answers all of them alike. SDKs take the code from the `x-ms-error-code` header or from the body.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.signals import got_request_exception
+from django.http import Http404, HttpResponse
+from rest_framework import exceptions as drf
+from rest_framework.views import set_rollback
+
+from hubs import errors
+
+logger = logging.getLogger(__name__)
+
+
+class Problem(drf.APIException):
+    """A request this service says no to; `target` names the part of it that is at fault."""
+
+    code = "Error.BadRequest"
+    target: str | None = "Request"
+
+    def __init__(self, message: str, *, target: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        if target is not None:
+            self.target = target
+        if code is not None:
+            self.code = code
+
+
+class BadRequest(Problem):
+    """The request cannot be understood, or asks for what cannot be."""
+
+    status_code = HTTPStatus.BAD_REQUEST
+
+
+class NotAllowed(Problem):
+    """The caller is known (or needs not be) and may not have this."""
+
+    status_code = HTTPStatus.FORBIDDEN
+    code = "Error.Forbidden"
+
+
+class NotExisted(Problem):
+    """What the request names is not there."""
+
+    status_code = HTTPStatus.NOT_FOUND
+    code = "Error.NotFound"
+
+
+class Unavailable(Problem):
+    """The service cannot do its work at the moment, through no fault of the caller."""
+
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "Error.ServiceUnavailable"
+    target = None
+
+
+# Codes of answers that come from elsewhere than `Problem`.
+CODES: Mapping[int, str] = {
+    HTTPStatus.BAD_REQUEST: "Error.BadRequest",
+    HTTPStatus.UNAUTHORIZED: "Error.Unauthorized",
+    HTTPStatus.FORBIDDEN: "Error.Forbidden",
+    HTTPStatus.NOT_FOUND: "Error.NotFound",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Error.MethodNotAllowed",
+    HTTPStatus.CONFLICT: "Error.Connection.Conflict",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Error.RequestEntityTooLarge",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Error.UnsupportedMediaType",
+    HTTPStatus.TOO_MANY_REQUESTS: "Error.TooManyRequests",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Error.InternalServerError",
+}
+
+
+def error(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    target: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    """Write an error as this API writes them all."""
+    code = code or CODES.get(status, "Error.BadRequest")
+    body = {"code": code, "message": message, "target": target, "details": None, "inner": None}
+    response = HttpResponse(
+        json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"),
+        status=status,
+        content_type="application/json; charset=utf-8",
+        headers=dict(headers or {}),
+    )
+    response["x-ms-error-code"] = code
+    # Django would log every 404 with its path. "No such connection" is an ordinary answer here, asked for
+    # often, and the path names users and groups; faults of ours are logged below.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
+
+
+def handler(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """Answer whatever a view raised. The contract is DRF's EXCEPTION_HANDLER."""
+    set_rollback()
+    row = getattr(context["view"], "row", None)
+    match problem:
+        case Problem():
+            return error(problem.status_code, str(problem.detail), code=problem.code, target=problem.target)
+        case drf.APIException():
+            return error(problem.status_code, _sentence(problem.detail), headers=_headers(problem))
+        case errors.NotFound():
+            return error(
+                HTTPStatus.NOT_FOUND, problem.message, code=getattr(row, "missing", None) or None, target="Connection"
+            )
+        case errors.TooMany():
+            status = getattr(row, "too_many", HTTPStatus.TOO_MANY_REQUESTS)
+            return error(status, problem.message, target="Connection")
+        case Http404():
+            return error(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
+        case PermissionDenied():
+            return error(HTTPStatus.FORBIDDEN, str(problem) or "This is not allowed.")
+        case RequestDataTooBig():
+            return error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request's body is too large.")
+        case SuspiciousOperation():
+            # Too many parameters, for instance. Django's texts name its settings, so ours is used.
+            return error(HTTPStatus.BAD_REQUEST, "The request is malformed or has too many parameters.")
+    return _unexpected(problem, context)
+
+
+def _unexpected(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """Log a fault for us and tell the caller nothing of it. The path is left out of the log: it names users."""
+    row = getattr(context["view"], "row", None)
+    what = f"{row.method} {row.path}" if row else type(context["view"]).__name__
+    logger.error("%s failed", what, exc_info=problem)
+    # What Django sends for views of its own, so that error reporters and the test client notice.
+    got_request_exception.send(sender=None, request=context["request"])
+    return error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+
+
+def _headers(problem: drf.APIException) -> dict[str, str]:
+    headers = {}
+    challenge = getattr(problem, "auth_header", None)
+    if challenge:
+        headers["WWW-Authenticate"] = str(challenge)
+    wait = getattr(problem, "wait", None)
+    if wait is not None:
+        headers["Retry-After"] = str(max(1, wait))
+    return headers
+
+
+def _sentence(detail: Any) -> str:
+    """DRF allows lists and dictionaries as details; people get one line."""
+    if isinstance(detail, dict):
+        return " ".join(f"{name}: {_sentence(part)}" for name, part in detail.items())
+    if isinstance(detail, list):
+        return " ".join(_sentence(part) for part in detail)
+    return str(detail)

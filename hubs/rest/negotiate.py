@@ -1,0 +1,195 @@
+"""Negotiate: a page asks where to connect, and gets a client URL with the roles its user has.
+
+Callers are Django's: a session, an API token, or nobody. Roles and groups come from the role
+grants, never from the request. A user id is the account's name; a visitor has none, unless the
+hub lets visitors choose one, and never one that belongs to an account.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import RequestDataTooBig
+from django.db import connections
+from django.db.models import Q
+from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from hubs import client_urls, conf, hub_settings
+from hubs.models import RoleGrant
+from hubs.rest import endpoints, exceptions, throttling
+from hubs.rest.authentication import ActiveSession, ApiTokens
+from hubs.rest.exceptions import BadRequest, NotAllowed, NotExisted, Unavailable
+from hubs.rest.rendering import JSONForEverybody, Utf8JSON
+from hubs.rules import names
+
+logger = logging.getLogger(__name__)
+
+# What visitors may call themselves; accounts have Django's own limit.
+MAX_VISITOR_ID_CHARACTERS = 128
+MAX_BODY_BYTES = 16 * 1024
+
+
+class Negotiate(APIView):
+    """`GET` or `POST /api/negotiate/{hub}`: `{"url", "baseUrl", "token", "expires"}`."""
+
+    # Tokens first: their challenge is what a 401 answers with.
+    authentication_classes = [ApiTokens, ActiveSession]
+    permission_classes = []
+    throttle_classes = [throttling.PerUser, throttling.PerAddress]
+    renderer_classes = [Utf8JSON]
+    parser_classes = [JSONParser, FormParser, MultiPartParser]
+    content_negotiation_class = JSONForEverybody
+    http_method_names = ["get", "post", "head"]
+
+    def get(self, request: Request, hub: str | None = None) -> Response:
+        """Hand out a client URL."""
+        in_hub = _hub(hub or _said(request, "hub") or conf.settings.DEFAULT_HUB)
+        user = request.user
+        user_id: str | None
+        if user.is_authenticated:
+            user_id = _account_id(user, _said(request, "userId", "id"))
+        else:
+            user_id = _visitor_id(in_hub, _said(request, "userId", "id"))
+        roles, groups = _granted(user, in_hub)
+        try:
+            client_url = client_urls.issue(
+                in_hub,
+                user_id=user_id,
+                roles=roles,
+                groups=groups,
+                minutes=conf.settings.NEGOTIATE_LIFETIME_MINUTES,
+                endpoint=endpoints.for_clients(request._request),
+            )
+        except client_urls.CannotIssue as problem:
+            # The caller's own part was checked above, so it is the installation that needs repair.
+            logger.error("Negotiate could not make a token for hub %s: %s", in_hub, problem)
+            raise Unavailable("The service cannot make a token; its log says why.") from None
+        return Response(
+            {
+                "url": client_url.url,
+                "baseUrl": client_url.base_url,
+                "token": client_url.token,
+                "expires": client_url.expires.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            }
+        )
+
+    def post(self, request: Request, hub: str | None = None) -> Response:
+        """The same; parameters may also be in the body, as JSON or form."""
+        return self.get(request, hub)
+
+    def get_exception_handler(self) -> Any:
+        """Errors look as everywhere in this room."""
+        return exceptions.handler
+
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        """No cache on the way may keep a token, or an answer about one."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+def _said(request: Request, *parameter: str) -> str | None:
+    """What a parameter says, in the query or the body; several names may mean the same. None = not said."""
+    said: list[Any] = [value for name in parameter for value in request.query_params.getlist(name)]
+    if request.method == "POST":
+        body = _body(request)
+        if not isinstance(body, Mapping):
+            raise BadRequest("The body has to be a JSON object or a form, or empty.")
+        said += [body[name] for name in parameter if body.get(name) is not None]
+    if not said:
+        return None
+    if any(value != said[0] for value in said):
+        raise BadRequest(f"{' and '.join(parameter)} were given with different values; give one.", target=parameter[0])
+    if not isinstance(said[0], str):
+        raise BadRequest(f"{parameter[0]} has to be a text.", target=parameter[0])
+    return said[0]
+
+
+def _body(request: Request) -> Any:
+    # DRF's parsers read whatever comes; Django's own limit is not theirs.
+    if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+        raise RequestDataTooBig
+    try:
+        return request.data
+    except RecursionError:
+        raise BadRequest("The body is nested too deep.") from None
+
+
+def _hub(name: str) -> str:
+    if not names.is_hub_name(name):
+        raise BadRequest(
+            "Invalid hub name. Start with a letter, then use at most 127 letters, digits or _ ` , . [ ] characters.",
+            target="hub",
+        )
+    if conf.settings.REQUIRE_KNOWN_HUBS and not hub_settings.current().hub(name).known:
+        raise NotExisted(
+            "There is no such hub. Create it first, in the admin or with: manage.py webpubsub hub create.", target="hub"
+        )
+    return names.canonical_hub(name)
+
+
+def _account_id(user: AbstractBaseUser, said: str | None) -> str:
+    name = user.get_username()
+    if said is not None and said != name:
+        raise NotAllowed(f"You are signed in as {name}. Leave the user id out, or give that one.", target="userId")
+    return name
+
+
+def _visitor_id(hub: str, said: str | None) -> str | None:
+    if said is None:
+        return None
+    if not said.strip() or said != said.strip() or len(said) > MAX_VISITOR_ID_CHARACTERS or not _is_readable(said):
+        raise BadRequest(
+            f"A user id has 1 to {MAX_VISITOR_ID_CHARACTERS} characters, no control characters, and neither begins "
+            "nor ends with white space.",
+            target="userId",
+        )
+    if not hub_settings.current().hub(hub).anonymous_user_ids:
+        raise NotAllowed(
+            "In this hub only people who are signed in have a user id. Sign in, leave the user id out, or have "
+            "“anonymous visitors may choose a user id” switched on for the hub.",
+            target="userId",
+        )
+    if _belongs_to_account(said):
+        raise NotAllowed("This user id belongs to an account; sign in to use it.", target="userId")
+    return said
+
+
+def _is_readable(text: str) -> bool:
+    # Cc: control characters. Cs: half surrogate pairs, which no other program takes for text.
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def _belongs_to_account(user_id: str) -> bool:
+    """Tell whether somebody has this name, in any letter case."""
+    accounts = get_user_model()
+    # Django stores names in this form, so that look-alike code points are one name.
+    name = accounts.normalize_username(user_id)
+    field = accounts.USERNAME_FIELD
+    same = Q(**{f"{field}__iexact": name})
+    if not name.isascii() and connections[accounts.objects.db].vendor == "sqlite":
+        # SQLite's own comparison knows the letter case of ASCII alone; its REGEXP is Python's, given by Django.
+        same |= Q(**{f"{field}__iregex": rf"\A{re.escape(name)}\Z"})
+    return accounts.objects.filter(same).exists()
+
+
+def _granted(user: AbstractBaseUser | AnonymousUser, hub: str) -> tuple[list[str], list[str]]:
+    """The roles and first groups that the role grants give a caller."""
+    roles: list[str] = []
+    groups: list[str] = []
+    for grant in RoleGrant.of(user, hub):
+        roles.append(grant.role_string)
+        group = grant.literal_group
+        if grant.join_at_connect and group is not None:
+            groups.append(group)
+    return roles, groups

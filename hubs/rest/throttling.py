@@ -1,0 +1,71 @@
+"""How often one caller may negotiate. The counts are kept in Django's cache, so Redis shares them between processes."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from rest_framework.request import Request
+from rest_framework.throttling import SimpleRateThrottle
+from rest_framework.views import APIView
+
+from hubs import conf
+
+# A household or a rented server has at least this much IPv6 of its own.
+_IPV6_NEIGHBOURHOOD = 64
+
+
+class _NegotiateRate(SimpleRateThrottle):
+    """A rate from the service's own settings, read when a request comes."""
+
+    setting = ""
+    duration: int | None
+
+    def get_rate(self) -> str | None:
+        """The rate as in "120/min"; None = no limit."""
+        return getattr(conf.settings, self.setting)
+
+    def wait(self) -> float:
+        """Seconds until the next call is answered again."""
+        waiting = super().wait()
+        # DRF knows none when the limit was lowered while calls were on record.
+        return waiting if waiting is not None else float(self.duration or 1)
+
+
+class PerUser(_NegotiateRate):
+    """Negotiate calls of one signed-in user."""
+
+    scope = "negotiate_user"
+    setting = "NEGOTIATE_RATE_USER"
+
+    def get_cache_key(self, request: Request, view: APIView) -> str | None:
+        """Count by account; None = not for visitors."""
+        if not request.user.is_authenticated:
+            return None
+        return self.cache_format % {"scope": self.scope, "ident": request.user.pk}
+
+
+class PerAddress(_NegotiateRate):
+    """Negotiate calls of visitors from one network address."""
+
+    scope = "negotiate_address"
+    setting = "NEGOTIATE_RATE_ANONYMOUS"
+
+    def get_cache_key(self, request: Request, view: APIView) -> str | None:
+        """Count by address; None = not for signed-in users."""
+        if request.user.is_authenticated:
+            return None
+        return self.cache_format % {"scope": self.scope, "ident": _neighbourhood(self.get_ident(request) or "")}
+
+
+def _neighbourhood(address: str) -> str:
+    """What counts as one caller: an IPv4 address, or the IPv6 network around one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        # A proxy's made-up word, or a Unix socket. Cache keys have neither spaces nor control characters.
+        return "".join(character for character in address if character.isalnum())[:64]
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((int(parsed), _IPV6_NEIGHBOURHOOD), strict=False).network_address)
+    return str(parsed)

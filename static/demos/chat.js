@@ -1,0 +1,318 @@
+/* The chat room. A room is a group of the hub; whoever is in the group sees what is sent to it.
+
+   Who wrote a message is what the service says (`fromUserId`), never what the message says. */
+
+import { hideLost, onRetry, showLost } from "./banner.js";
+import { Connection, Declined, Lost } from "./connection.js";
+import { Outbox, newId } from "./outbox.js";
+import { readable } from "./payload.js";
+import { Transcript, exactTime } from "./transcript.js";
+
+const FIRST_ROOM = "lobby";
+const MAX_ROOMS = 50;
+const MAX_ROOM_CHARACTERS = 64;
+const REMEMBERED = "hubwire.chat";
+
+const byId = (id) => document.getElementById(id);
+const negotiate = byId("main").dataset.negotiate;
+const entrance = byId("entrance");
+const nameField = byId("name");
+const newRoom = byId("new-room");
+const roomField = byId("room-name");
+const text = byId("text");
+
+const rooms = new Map(); // name → {name, transcript, button, badge, unread}
+let current = null;
+let connection = null;
+let awaySince = null; // when messages of others began to pass us by, or null
+
+const outbox = new Outbox(
+  ({ room, text, id }) =>
+    connection.request({ type: "sendToGroup", group: room, noEcho: true, dataType: "json", data: { text, id } }),
+  ({ room, entry }, state, words, actions) => {
+    const { transcript } = rooms.get(room);
+    if (state === "discarded") transcript.remove(entry);
+    else transcript.setState(entry, state, words, actions);
+  },
+);
+
+// ── Coming in ──────────────────────────────────────────────────────────────────────────────────────────
+
+function enter(name) {
+  connection?.stop();
+  hideLost();
+  showTrouble(nameField, "");
+  entrance.querySelector("button").textContent = "Entering…";
+  // A visitor who is signed in has the name of the account; negotiate knows it.
+  const asked = "signedIn" in nameField.dataset ? "" : `?userId=${encodeURIComponent(name)}`;
+  connection = new Connection(negotiate + asked, {
+    onOpen: ({ userId }) => opened(userId || name),
+    onMessage: received,
+    onLost: (loss) => {
+      if (loss.wasOpen) awaySince ??= new Date();
+      showLost(loss);
+    },
+    onRefused: (message) => {
+      hideLost();
+      showEntrance(message);
+    },
+  });
+  connection.start();
+}
+
+function opened(name) {
+  hideLost();
+  byId("you").textContent = name;
+  entrance.hidden = true;
+  const cameIn = byId("chat").hidden;
+  byId("chat").hidden = false;
+  remember();
+  for (const room of rooms.values()) {
+    if (awaySince) {
+      const [from, to] = [awaySince, new Date()].map(exactTime);
+      room.transcript.addNote(`You were not connected from ${from} to ${to}. What others wrote then is missing here.`);
+    }
+    join(room);
+  }
+  awaySince = null;
+  // The service handles frames in the order they come, so we are in the rooms before this is sent.
+  outbox.flush();
+  if (cameIn) {
+    current.transcript.show();
+    text.focus();
+  }
+}
+
+function showEntrance(trouble = "") {
+  byId("chat").hidden = true;
+  entrance.hidden = false;
+  entrance.querySelector("button").textContent = "Enter";
+  showTrouble(nameField, trouble);
+  nameField.focus();
+  nameField.select();
+}
+
+function showTrouble(field, trouble) {
+  byId(field.getAttribute("aria-describedby")).textContent = trouble;
+  if (trouble) field.setAttribute("aria-invalid", "true");
+  else field.removeAttribute("aria-invalid");
+}
+
+entrance.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = nameField.value.trim();
+  if (name) enter(name);
+  else showEntrance("Write a name first.");
+});
+
+byId("change-name")?.addEventListener("click", () => {
+  if (outbox.count()) {
+    say("Some of your messages are not sent yet. Wait for them, or discard them, before you change your name.");
+    return;
+  }
+  connection.stop();
+  hideLost();
+  awaySince ??= new Date();
+  showEntrance();
+  remember();
+});
+
+// ── Rooms ──────────────────────────────────────────────────────────────────────────────────────────────
+
+function addRoom(name) {
+  const button = document.createElement("button");
+  button.type = "button";
+  const label = document.createElement("span");
+  label.className = "room-label";
+  label.textContent = name;
+  const badge = document.createElement("span");
+  badge.className = "badge";
+  button.append(label, badge);
+  button.addEventListener("click", () => show(room));
+  const item = document.createElement("li");
+  item.append(button);
+  byId("rooms").append(item);
+
+  const room = { name, button, badge, item, unread: 0, transcript: new Transcript(`Messages in ${name}`) };
+  byId("transcripts").append(room.transcript.element);
+  rooms.set(name, room);
+  return room;
+}
+
+async function join(room) {
+  room.transcript.setBusy(true);
+  try {
+    await connection.request({ type: "joinGroup", group: room.name });
+  } catch (error) {
+    // Lost: we join again when the connection is back.
+    if (error instanceof Declined) room.transcript.addNote(`You cannot join this room: ${error.message}`, "note bad");
+  }
+  room.transcript.setBusy(false);
+}
+
+async function leave(room) {
+  if (rooms.size === 1) return say("This is your only room. Join another one before you leave it.");
+  if (outbox.count(room.name)) {
+    return say("Some of your messages in this room are not sent yet. Wait for them, or discard them, before you leave.");
+  }
+  rooms.delete(room.name);
+  room.item.remove();
+  room.transcript.element.remove();
+  show(rooms.values().next().value);
+  current.button.focus();
+  try {
+    await connection.request({ type: "leaveGroup", group: room.name });
+  } catch (error) {
+    if (!(error instanceof Lost)) say(`The service did not let you leave ${room.name}: ${error.message}`);
+  }
+}
+
+function show(room) {
+  current?.transcript.hide();
+  current?.button.removeAttribute("aria-current");
+  current = room;
+  room.button.setAttribute("aria-current", "true");
+  room.button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  room.transcript.show();
+  byId("room-title").textContent = room.name;
+  say("");
+  countUnread(room, 0);
+  history.replaceState(null, "", `#room=${encodeURIComponent(room.name)}`);
+  remember();
+}
+
+function countUnread(room, unread) {
+  room.unread = unread;
+  const spoken = document.createElement("span");
+  spoken.className = "unseen";
+  spoken.textContent = " unread";
+  room.badge.replaceChildren(...(unread ? [String(Math.min(unread, 999)), spoken] : []));
+  showTotal();
+}
+
+function showTotal() {
+  let total = 0;
+  for (const { unread } of rooms.values()) total += unread;
+  document.title = `${total ? `(${total}) ` : ""}Chat · Hubwire`;
+}
+
+/** The room of that name, joined if it is new; null when there are too many. */
+function openRoom(name) {
+  let room = rooms.get(name);
+  if (!room) {
+    if (rooms.size >= MAX_ROOMS) return null;
+    room = addRoom(name);
+    if (connection?.isOpen) join(room);
+  }
+  show(room);
+  return room;
+}
+
+newRoom.querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = roomField.value.trim();
+  let trouble = "";
+  if (!name) trouble = "Write a name for the room first.";
+  else if (!openRoom(name)) trouble = `You are in ${MAX_ROOMS} rooms. Leave one first.`;
+  showTrouble(roomField, trouble);
+  if (trouble) return roomField.focus();
+  roomField.value = "";
+  newRoom.open = false;
+  text.focus();
+});
+
+newRoom.addEventListener("toggle", () => newRoom.open && roomField.focus());
+newRoom.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !newRoom.open) return;
+  newRoom.open = false;
+  newRoom.querySelector("summary").focus();
+});
+
+byId("leave").addEventListener("click", () => leave(current));
+
+/** The room that the page's address names, so that a link leads into a room. */
+function roomOfAddress() {
+  const name = new URLSearchParams(location.hash.slice(1)).get("room")?.trim() ?? "";
+  return name.slice(0, MAX_ROOM_CHARACTERS);
+}
+
+window.addEventListener("hashchange", () => roomOfAddress() && openRoom(roomOfAddress()));
+
+// ── Messages ───────────────────────────────────────────────────────────────────────────────────────────
+
+function received(frame) {
+  if (frame.from !== "group") return;
+  const room = rooms.get(frame.group);
+  if (!room) return; // left a moment ago
+  const author = frame.fromUserId || "(no name)";
+  const id = frame.dataType === "json" ? frame.data?.id : null;
+  // Only a name makes an id trustworthy: nobody can hide somebody else's message by taking its id.
+  const key = frame.fromUserId && typeof id === "string" ? JSON.stringify([frame.fromUserId, id.slice(0, 64)]) : null;
+  const added = room.transcript.addMessage({ author, text: readable(frame, "text"), key });
+  if (added && room !== current) countUnread(room, room.unread + 1);
+}
+
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = text.value.trim();
+  if (!words) return;
+  if (outbox.isFull) {
+    say("Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.");
+    return;
+  }
+  const author = byId("you").textContent;
+  const message = { room: current.name, text: words, id: newId() };
+  message.entry = current.transcript.addMessage({ author, text: words, own: true, key: JSON.stringify([author, message.id]) });
+  current.transcript.element.scrollTop = current.transcript.element.scrollHeight;
+  outbox.add(message, connection.isOpen);
+  text.value = "";
+  say("");
+});
+
+text.addEventListener("keydown", (event) => {
+  // While an input method composes a character, Enter belongs to it.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId("composer").requestSubmit();
+});
+
+function say(words) {
+  byId("notice").textContent = words;
+}
+
+window.addEventListener("beforeunload", (event) => {
+  if (outbox.count()) event.preventDefault();
+});
+
+// ── What a reload of this tab should not lose ──────────────────────────────────────────────────────────
+
+function remember() {
+  const name = entrance.hidden ? byId("you").textContent : "";
+  try {
+    sessionStorage.setItem(REMEMBERED, JSON.stringify({ name, rooms: [...rooms.keys()], current: current?.name }));
+  } catch {
+    // Storage may be off or full; then a reload starts over.
+  }
+}
+
+function remembered() {
+  try {
+    const { name, rooms, current } = JSON.parse(sessionStorage.getItem(REMEMBERED));
+    return { name: String(name), rooms: rooms.map(String).slice(0, MAX_ROOMS), current: String(current) };
+  } catch {
+    return { name: "", rooms: [], current: "" };
+  }
+}
+
+const before = remembered();
+const wanted = roomOfAddress(); // read before show() writes the address
+for (const name of before.rooms.length ? before.rooms : [FIRST_ROOM]) addRoom(name);
+show(rooms.get(before.current) ?? rooms.values().next().value);
+if (wanted) openRoom(wanted);
+
+onRetry(() => connection?.retryNow());
+showEntrance();
+if (before.name) {
+  if (!("signedIn" in nameField.dataset)) nameField.value = before.name;
+  enter(before.name);
+}

@@ -1,0 +1,139 @@
+/* What was said in one room, as a list in the page. Texts of people go in as text, never as HTML. */
+
+import { following } from "./following.js";
+
+const MAX_ENTRIES = 500;
+const SAME_BREATH_MSECS = 5 * 60_000;
+const HUES = 8;
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const exactClock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+
+function element(tag, className, text = "") {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+export function exactTime(date) {
+  return exactClock.format(date);
+}
+
+function time(date) {
+  const made = element("time", "time", clock.format(date));
+  made.dateTime = date.toISOString();
+  made.title = calendar.format(date);
+  return made;
+}
+
+/** The same colour for the same name, on every page. */
+function hue(name) {
+  let sum = 0;
+  for (const character of name) sum = (sum * 31 + character.codePointAt(0)) % 9973;
+  return String(sum % HUES);
+}
+
+export class Transcript {
+  #previous = null; // {author, own, at} of the last entry, if it was a message
+  #seen = new Map(); // key of a message → its entry; as bounded as the entries are
+
+  constructor(label) {
+    this.element = element("ol", "transcript");
+    this.element.setAttribute("role", "log");
+    this.element.setAttribute("aria-label", label);
+    this.element.tabIndex = 0;
+    this.element.hidden = true;
+  }
+
+  /** Add a message; gives its entry, or null when a message with this key is here already. */
+  addMessage({ author, text, own = false, key = null }) {
+    if (key !== null && this.#seen.has(key)) return null;
+    const at = new Date();
+    const entry = element("li", own ? "message own" : "message");
+    const previous = this.#previous;
+    if (previous?.author === author && previous.own === own && at - previous.at < SAME_BREATH_MSECS) entry.classList.add("follows");
+    this.#previous = { author, own, at };
+
+    const initial = element("span", "initial", [...author][0]?.toUpperCase() ?? "");
+    initial.dataset.hue = hue(author);
+    initial.setAttribute("aria-hidden", "true");
+    const head = element("p", "head");
+    head.append(element("span", "author", author), own ? element("span", "mine", " (you)") : "", " ", time(at));
+    entry.append(initial, head, element("p", "text", text));
+    if (key !== null) {
+      this.#seen.set(key, entry);
+      entry.dataset.key = key;
+    }
+    this.#append(entry);
+    return entry;
+  }
+
+  /** Add a line about the room itself. */
+  addNote(text, className = "note") {
+    this.#previous = null;
+    this.#append(element("li", className, text));
+  }
+
+  /** Say how an own message fares: state is waiting, sending, sent or failed. `actions`: [[label, function]]. */
+  setState(entry, state, words, actions = []) {
+    following(this.element, () => {
+      entry.dataset.state = state;
+      entry.querySelector(".fate")?.remove();
+      const fate = element("p", "fate");
+      fate.append(element("span", "", words));
+      for (const [label, act] of actions) {
+        const button = element("button", "link", label);
+        button.type = "button";
+        button.addEventListener("click", act);
+        fate.append(" ", button);
+      }
+      entry.append(fate);
+    });
+  }
+
+  remove(entry) {
+    this.#forget(entry);
+    this.#previous = null;
+  }
+
+  /** Say that we are not in the room yet, though on the way. */
+  setBusy(busy) {
+    if (busy) this.element.setAttribute("aria-busy", "true");
+    else this.element.removeAttribute("aria-busy");
+  }
+
+  show() {
+    this.element.hidden = false;
+    this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  hide() {
+    this.element.hidden = true;
+  }
+
+  #append(entry) {
+    following(this.element, () => {
+      this.element.append(entry);
+      this.#trim();
+    });
+  }
+
+  #trim() {
+    // Own messages that are not sent yet stay, however old: what is lost must be seen. They are bounded elsewhere.
+    let entry = this.element.firstElementChild;
+    while (this.element.childElementCount > MAX_ENTRIES && entry) {
+      const next = entry.nextElementSibling;
+      if (!entry.dataset.state || entry.dataset.state === "sent") this.#forget(entry);
+      entry = next;
+    }
+  }
+
+  #forget(entry) {
+    if (entry.dataset.key) this.#seen.delete(entry.dataset.key);
+    // The next one loses the entry whose head it shared.
+    entry.nextElementSibling?.classList.remove("follows");
+    entry.remove();
+  }
+}

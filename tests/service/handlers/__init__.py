@@ -1,0 +1,1 @@
+"""A Django app with event handlers, as an application would write them; the tests' servers load it."""
