@@ -1,27 +1,74 @@
 # Two commands matter: `make run` and `make test`. `make help` lists the rest.
-PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# The first Python 3.11 on the PATH; `make run PYTHON=/path/to/python3.11` names another.
+PYTHON ?= $(shell for python in python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$python; break; }; done)
+# Run apt-get only where that needs no password.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check browser lock clean bench
+.PHONY: help run install test install-test system-packages check tests bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 run: install ## Start the service; the first time, also set it up
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py bootstrap
 	@exec $(BIN)/python manage.py serve
 
+test: install-test check tests ## Install what the tests need, check, and run all tests
+
 install: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed as '$(PYTHON)'. Install it, or name yours: make run PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Hubwire needs Python 3.11, and there is none on the PATH. Install it, or name yours: make run PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3.11-venv" >&2; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	@echo "Installing what Hubwire runs on (once) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+$(VENV)/.installed-test: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	@echo "Installing what the tests need (once) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+tests/node/node_modules/.installed: tests/node/package.json tests/node/package-lock.json
+	@command -v npm >/dev/null || { echo "The tests drive the official JavaScript SDKs and need Node 18 or newer with npm. On Debian and Ubuntu: sudo apt-get install nodejs npm" >&2; exit 1; }
+	@npm ci --prefix tests/node --no-audit --no-fund --silent
+	@touch $@
+
+# Chromium for the browser tests, a JDK for the Java client; both from the system's packages.
+system-packages:
+	@missing=""; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="chromium"; \
+	command -v java >/dev/null || missing="$$missing default-jdk-headless"; \
+	if [ -n "$$missing" ] && [ "$(AS_ROOT)" = yes ]; then \
+		echo "Installing$$(printf ' %s' $$missing) …"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then \
+		echo "The tests also need:$$(printf ' %s' $$missing). On Debian and Ubuntu: sudo apt-get install$$(printf ' %s' $$missing)" >&2; exit 1; \
+	fi
+
+install-test: system-packages $(VENV)/.installed-test tests/node/node_modules/.installed ## Install what the tests need
+
+check: $(VENV)/.installed-test ## Format, lint, types, import directions, migrations
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python manage.py makemigrations --check --dry-run
+	@$(BIN)/python manage.py check --fail-level WARNING
+
+# A module's tests stay in one process, so that each starts its servers once.
+tests: install-test ## Run the tests alone
+	@$(BIN)/python -m pytest -n 2 --dist loadscope $(TESTS)
+
+bench: $(VENV)/.installed-test ## Measure the fan-out beside a stock Channels consumer
+	@$(BIN)/python -m bench.fanout
+
 clean: ## Remove what was installed and built (not var/, where your data is)
-	rm -rf $(VENV) tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results

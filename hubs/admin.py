@@ -1,1 +1,397 @@
-"""Django admin: hubs, keys, role grants."""
+"""Django admin: hubs, access keys, role grants; users, groups and API tokens in the same clothes.
+
+Keys have a page of their own instead of list and form, because nobody edits a key: it is looked
+at, copied and replaced. A key's text is never part of a page. It is fetched by a POST when somebody
+asks for it, and each time leaves a line in the log of admin actions (who and what, not the key).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.apps import apps
+from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group, User
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.paginator import Paginator
+from django.db import transaction
+from django.db.models import Count, Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect, JsonResponse
+from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import display
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from hubs import conf, portal
+from hubs.models import AccessKey, Hub, RoleGrant, validate_hub_name
+from hubs.rules import tokens
+from hubs.rules.names import canonical_hub
+
+SCOPES_PER_PAGE = 20
+
+portal.register(admin.site)
+admin.site.index_title = "Overview"
+
+
+class SecretAdmin(ModelAdmin):
+    """An admin whose rows hold a secret that is handed out one at a time, by POST, to those who may change it."""
+
+    # What may be asked for: the word in the request → the words in the log.
+    secrets: dict[str, str] = {}
+
+    class Media:
+        js = ["hubs/admin/clipboard.js", "hubs/admin/secrets.js"]
+
+    def secret_of(self, obj: Any, what: str) -> str:
+        raise NotImplementedError
+
+    def get_urls(self) -> list[URLPattern]:
+        return [self.url("<path:object_id>/secret/", self.secret_view, "secret"), *super().get_urls()]
+
+    def url(self, route: str, view: Any, name: str) -> URLPattern:
+        return path(
+            route, self.admin_site.admin_view(view), name=f"{self.opts.app_label}_{self.opts.model_name}_{name}"
+        )
+
+    def object_or_404(self, request: HttpRequest, object_id: str) -> Any:
+        obj = self.get_object(request, object_id)
+        if obj is None:
+            raise Http404(f"There is no such {self.opts.verbose_name} any more.")
+        return obj
+
+    def secret_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Answer a POST of `what` (see `secrets`) and `act` (reveal or copy) with the secret as JSON."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        obj = self.get_object(request, object_id)
+        if not self.has_change_permission(request, obj):
+            raise PermissionDenied
+        if obj is None:
+            return JsonResponse({"error": "It was deleted meanwhile. Load the page again."}, status=404)
+        what, act = request.POST.get("what", ""), request.POST.get("act", "")
+        done = {"reveal": "Revealed", "copy": "Copied"}.get(act)
+        if what not in self.secrets or done is None:
+            problem = f"Ask to reveal or copy one of: {', '.join(self.secrets)}."
+            return JsonResponse({"error": problem}, status=400)
+        try:
+            secret = self.secret_of(obj, what)
+        except ImproperlyConfigured as unreadable:
+            return JsonResponse({"error": str(unreadable)}, status=409)
+        self.log_change(request, obj, f"{done} {self.secrets[what]}.")
+        return JsonResponse({"secret": secret})
+
+
+class RoleGrantInline(TabularInline):
+    model = RoleGrant
+    extra = 0
+    fields = ["who", "user", "group", "role", "group_pattern", "join_at_connect"]
+    autocomplete_fields = ["user", "group"]
+    verbose_name_plural = "role grants in this hub"
+
+    class Media:
+        js = ["hubs/admin/role-grants.js"]
+
+
+@admin.register(Hub)
+class HubAdmin(ModelAdmin):
+    list_display = ["name", "anonymous_policy", "key_count", "grant_count", "updated_at"]
+    list_filter = ["anonymous_connect"]
+    search_fields = ["name"]
+    ordering = ["name"]  # said again: a query that counts forgets the model's own
+    inlines = [RoleGrantInline]
+    fields = ["name", "anonymous_connect", "anonymous_user_ids"]
+    list_before_template = "admin/hubs/hub/explanation.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Hub]:
+        counts = {"keys": Count("access_keys", distinct=True), "grants": Count("role_grants", distinct=True)}
+        return super().get_queryset(request).annotate(**counts)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        more = {"require_known_hubs": conf.settings.REQUIRE_KNOWN_HUBS}
+        return super().changelist_view(request, {**(extra_context or {}), **more})
+
+    @display(
+        description="anonymous connections",
+        ordering="anonymous_connect",
+        label={"allowed": "warning", "denied": "success"},
+    )
+    def anonymous_policy(self, hub: Hub) -> str:
+        return "allowed" if hub.anonymous_connect else "denied"
+
+    @display(description="own keys", ordering="keys", empty_value="none")
+    def key_count(self, hub: Any) -> int | None:
+        return hub.keys or None
+
+    @display(description="role grants", ordering="grants", empty_value="none")
+    def grant_count(self, hub: Any) -> int | None:
+        return hub.grants or None
+
+
+@admin.register(RoleGrant)
+class RoleGrantAdmin(ModelAdmin):
+    list_display = ["grantee_text", "role", "groups_text", "hub_text", "join_at_connect"]
+    list_display_links = ["grantee_text"]
+    list_filter = ["who", "role", ("hub", admin.RelatedOnlyFieldListFilter)]
+    list_select_related = ["user", "group", "hub"]
+    search_fields = ["user__username", "group__name", "group_pattern", "hub__name"]
+    search_help_text = "Search for users, Django groups, group patterns and hubs"
+    fields = ["who", "user", "group", "hub", "role", "group_pattern", "join_at_connect"]
+    autocomplete_fields = ["user", "group", "hub"]
+
+    class Media:
+        js = ["hubs/admin/role-grants.js"]
+
+    @display(description="who", ordering="who")
+    def grantee_text(self, grant: RoleGrant) -> str:
+        text = grant.grantee
+        return text[:1].upper() + text[1:]
+
+    @display(description="groups", ordering="group_pattern")
+    def groups_text(self, grant: RoleGrant) -> str:
+        return grant.group_pattern or "every group"
+
+    @display(description="hub", ordering="hub__name")
+    def hub_text(self, grant: RoleGrant) -> str:
+        return grant.hub.name if grant.hub else "every hub"
+
+
+def _endpoint() -> str:
+    endpoint: str = conf.settings.PUBLIC_ENDPOINTS[0]
+    return endpoint.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """One key as its page shows it. `problem` says why the key cannot be read, if so."""
+
+    key: AccessKey
+    masked: str = ""
+    masked_connection_string: str = ""
+    problem: str = ""
+
+    @classmethod
+    def of(cls, key: AccessKey) -> KeyRow:
+        try:
+            masked = key.masked
+        except ImproperlyConfigured as problem:
+            return cls(key, problem=str(problem))
+        return cls(key, masked, tokens.connection_string(_endpoint(), masked))
+
+
+class LimitedKeysForm(forms.Form):
+    """Which hub gets keys of its own."""
+
+    hub = forms.CharField(
+        max_length=128,
+        validators=[validate_hub_name],
+        widget=UnfoldAdminTextInputWidget(attrs={"list": "hub-names", "autocomplete": "off", "autofocus": True}),
+        help_text="Letter case does not matter.",
+    )
+
+    def __init__(self, *args: Any, may_create: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.may_create = may_create
+
+    def clean_hub(self) -> str:
+        name = canonical_hub(self.cleaned_data["hub"])
+        hub = Hub.objects.filter(name=name).first()
+        if hub is None and not self.may_create:
+            raise forms.ValidationError("There is no such hub, and your account may not add hubs.")
+        if hub is not None and hub.access_keys.count() == len(AccessKey.Slot):
+            raise forms.ValidationError(f"Hub {name} has keys of its own already.")
+        return name
+
+
+@admin.register(AccessKey)
+class AccessKeyAdmin(SecretAdmin):
+    secrets = {"key": "the key", "connection-string": "the connection string"}
+
+    def secret_of(self, obj: AccessKey, what: str) -> str:
+        key = obj.text
+        return key if what == "key" else tokens.connection_string(_endpoint(), key)
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.url("service/", self.service_view, "service"),
+            self.url("<path:object_id>/regenerate/", self.regenerate_view, "regenerate"),
+            *super().get_urls(),
+        ]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        # Also asked when a hub is deleted with its keys; the service's own keys stay whoever asks.
+        if isinstance(obj, AccessKey) and obj.hub_id is None:
+            return False
+        return bool(super().has_delete_permission(request, obj))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The Keys page: the service's pair, then the hubs that have one of their own."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        query = request.GET.get("q", "").strip()[:128]
+        hubs = Hub.objects.filter(access_keys__isnull=False).distinct().prefetch_related("access_keys")
+        if query:
+            hubs = hubs.filter(name__icontains=canonical_hub(query))
+        page = Paginator(hubs.order_by("name"), SCOPES_PER_PAGE).get_page(request.GET.get("p"))
+        service = [KeyRow.of(key) for key in AccessKey.objects.of_service().order_by("slot")]
+        context = {
+            "title": "Keys",
+            "endpoint": _endpoint(),
+            "service": service,
+            "service_is_short": len(service) < len(AccessKey.Slot),
+            "hubs": [(hub, [KeyRow.of(key) for key in hub.access_keys.all()]) for hub in page],
+            "page": page,
+            "query": query,
+            **(extra_context or {}),
+        }
+        return self.page(request, "change_list", context)
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """Keys limited to one hub; the hub is created with them when there is none."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = LimitedKeysForm(request.POST or None, may_create=request.user.has_perm("hubs.add_hub"))
+        if request.method == "POST" and form.is_valid():
+            with transaction.atomic():
+                hub, created = Hub.objects.get_or_create(name=form.cleaned_data["hub"])
+                if created:
+                    self.log_addition(request, hub, "Added together with its keys.")
+                for key in AccessKey.objects.ensure_pair(hub):
+                    self.log_addition(request, key, "Made the key.")
+            messages.success(request, f"Hub {hub} has two keys of its own now. The service's keys open it as before.")
+            return self.back_to_page()
+        context = {"title": "Add keys limited to a hub", "form": form, "hub_names": Hub.objects.all()[:500]}
+        return self.page(request, "limit", context)
+
+    def change_view(self, request: HttpRequest, object_id: str, *_: Any, **__: Any) -> HttpResponse:
+        """There is nothing to edit in a key; links to one (in the log of actions) lead to the Keys page."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        return self.back_to_page()
+
+    def service_view(self, request: HttpRequest) -> HttpResponse:
+        """Make the service's keys that are missing."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        with transaction.atomic():
+            known = set(AccessKey.objects.of_service().values_list("pk", flat=True))
+            for key in AccessKey.objects.ensure_pair():
+                if key.pk not in known:
+                    self.log_addition(request, key, "Made the key.")
+        messages.success(request, "The service has a primary and a secondary key.")
+        return self.back_to_page()
+
+    def regenerate_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Say what will happen; on POST, do it."""
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        key = self.object_or_404(request, object_id)
+        if request.method == "POST":
+            with transaction.atomic():
+                key.regenerate()
+                self.log_change(request, key, "Regenerated the key.")
+            messages.success(request, f"There is a new {key}. Give it to the programs that used the old one.")
+            return self.back_to_page()
+        return self.page(request, "regenerate", {"title": f"Regenerate the {key}?", "key": key})
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Take away both keys of a hub. A hub keeps or loses its pair as a whole."""
+        if not super().has_delete_permission(request):
+            raise PermissionDenied
+        key = self.object_or_404(request, object_id)
+        if key.hub is None:
+            messages.error(
+                request,
+                "The service's keys cannot be deleted: without them nobody could reach it. "
+                "To make a key worthless, regenerate it.",
+            )
+            return self.back_to_page()
+        if request.method == "POST":
+            pair = AccessKey.objects.filter(hub=key.hub)
+            with transaction.atomic():
+                self.log_deletions(request, pair)
+                # One by one, so that each sends the signal that other processes learn from.
+                for each in pair:
+                    each.delete()
+            messages.success(request, f"Hub {key.hub} has no keys of its own any more; the service's keys open it.")
+            return self.back_to_page()
+        context = {"title": f"Delete the keys of hub {key.hub}?", "key": key}
+        return self.page(request, "delete_pair", context)
+
+    def page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> TemplateResponse:
+        request.current_app = self.admin_site.name
+        common = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "may_add": self.has_add_permission(request),
+            "may_change": self.has_change_permission(request),
+            "may_delete": self.has_delete_permission(request),
+        }
+        return TemplateResponse(request, f"admin/hubs/accesskey/{template}.html", {**common, **context})
+
+    def back_to_page(self) -> HttpResponseRedirect:
+        return HttpResponseRedirect(reverse("admin:hubs_accesskey_changelist", current_app=self.admin_site.name))
+
+
+# Django's own pages for users and groups, in the theme's clothes. The imports above registered them already.
+admin.site.unregister([User, Group])
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin, ModelAdmin):
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+
+
+@admin.register(Group)
+class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
+    pass
+
+
+if apps.is_installed("rest_framework.authtoken"):
+    from rest_framework.authtoken.admin import TokenAdmin as RestFrameworkTokenAdmin
+    from rest_framework.authtoken.models import Token, TokenProxy
+
+    # A token's text form is the token itself, and the admin writes it into its log, its messages
+    # and the page that lists what is deleted with a user.
+    def _token_as_text(token: Any) -> str:
+        return f"API token of {token.user}"
+
+    Token.__str__ = _token_as_text  # type: ignore[method-assign]
+
+    admin.site.unregister(TokenProxy)
+
+    @admin.register(TokenProxy)
+    class TokenAdmin(RestFrameworkTokenAdmin, SecretAdmin):
+        """API tokens of users, for negotiate. As with access keys, a page shows no more than a token's ends."""
+
+        secrets = {"token": "the API token"}
+        list_display_links = ["user"]
+        list_select_related = ["user"]
+        autocomplete_fields = ["user"]
+
+        def secret_of(self, obj: Any, what: str) -> str:
+            return str(obj.key)
+
+        def get_list_display(self, request: HttpRequest) -> list[Any]:
+            return ["user", "token" if self.has_change_permission(request) else "masked", "created"]
+
+        @display(description="token")
+        def masked(self, token: Any) -> str:
+            return f"{token.key[:4]}{'•' * 12}{token.key[-4:]}"
+
+        @display(description="token")
+        def token(self, token: Any) -> SafeString:
+            url = reverse("admin:authtoken_tokenproxy_secret", args=(token.user_id,))
+            return render_to_string("admin/hubs/tokens/cell.html", {"url": url, "mask": self.masked(token)})

@@ -10,6 +10,7 @@ class HubsConfig(AppConfig):
     verbose_name = "Web PubSub"
 
     def ready(self) -> None:
+        """Start the checks and the watch over hubs and keys."""
         from hubs import checks, hub_settings
 
         checks.register()

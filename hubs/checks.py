@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
-from django.core.checks import CheckMessage, Error, Warning, register as register_check
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import register as register_check
 from django.core.exceptions import ImproperlyConfigured
 
 from hubs import conf
@@ -30,7 +31,9 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         complaint = conf.OPTIONS[name].complaint(value)
         if complaint:
             problems.append(
-                Error(f"WEBPUBSUB[{name!r}] is {value!r}: {complaint}.", hint=conf.OPTIONS[name].meaning, id="hubs.E002")
+                Error(
+                    f"WEBPUBSUB[{name!r}] is {value!r}: {complaint}.", hint=conf.OPTIONS[name].meaning, id="hubs.E002"
+                )
             )
     if not problems and not is_hub_name(conf.settings.DEFAULT_HUB):
         problems.append(

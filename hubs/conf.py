@@ -40,10 +40,25 @@ def _endpoints(value: Any) -> str | None:
     if not isinstance(value, list | tuple) or not value:
         return 'write a list of at least one URL, such as ["https://pubsub.example.com"]'
     for url in value:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if not _is_endpoint(url):
             return f"{url!r} is not an endpoint; write http(s)://host[:port][/prefix]"
     return None
+
+
+def _is_endpoint(url: Any) -> bool:
+    if not isinstance(url, str):
+        return False
+    try:
+        parts = urlsplit(url)
+        # Reading the port complains of one that is no number up to 65535.
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not (parts.query or parts.fragment)
+        )
+    except ValueError:
+        return False
 
 
 def _text(value: Any) -> str | None:
@@ -54,7 +69,9 @@ def _rate(value: Any) -> str | None:
     if value is None:
         return None
     number, _, period = str(value).partition("/")
-    return None if number.isdigit() and period[:1] in ("s", "m", "h", "d") else 'write a rate such as "120/min", or None'
+    return (
+        None if number.isdigit() and period[:1] in ("s", "m", "h", "d") else 'write a rate such as "120/min", or None'
+    )
 
 
 OPTIONS: dict[str, Option] = {
@@ -76,7 +93,9 @@ OPTIONS: dict[str, Option] = {
     "NEGOTIATE_RATE_ANONYMOUS": Option("120/min", "Negotiate calls per client address; None = no limit.", _rate),
     "NEGOTIATE_RATE_USER": Option("600/min", "Negotiate calls per signed-in user; None = no limit.", _rate),
     "MAX_MESSAGE_BYTES": Option(
-        1024 * 1024, "Largest client message, in bytes; a larger one closes its socket with 1009.", _between(1024, 64 << 20)
+        1024 * 1024,
+        "Largest client message, in bytes; a larger one closes its socket with 1009.",
+        _between(1024, 64 << 20),
     ),
     "MAX_OUTBOX_MESSAGES": Option(
         4000, "Messages that may wait for one slow client; more closes it with 1008.", _between(10, 1_000_000)
@@ -85,7 +104,9 @@ OPTIONS: dict[str, Option] = {
         16 << 20, "Bytes that may wait for one slow client; more closes it with 1008.", _between(1 << 20, 1 << 30)
     ),
     "MAX_WAITING_FRAMES": Option(
-        64, "Frames of one client read ahead while an earlier one is being handled; then its socket waits.", _between(1, 10_000)
+        64,
+        "Frames of one client read ahead while an earlier one is being handled; then its socket waits.",
+        _between(1, 10_000),
     ),
     "MAX_GROUPS_PER_CONNECTION": Option(
         10_000, "Groups one connection may be in; joining more is refused.", _between(1, 1_000_000)
@@ -124,9 +145,11 @@ settings = Settings()
 def chosen() -> dict[str, Any]:
     """Give the installation's `WEBPUBSUB` dictionary; raise ImproperlyConfigured on names we do not know."""
     given: dict[str, Any] = getattr(django_settings, "WEBPUBSUB", {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(f"WEBPUBSUB has to be a dictionary of settings, not {type(given).__name__}.")
     for name in given:
         if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            near = difflib.get_close_matches(str(name).upper(), OPTIONS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known names: {', '.join(sorted(OPTIONS))}."
             raise ImproperlyConfigured(f"WEBPUBSUB[{name!r}] is not a setting of this service.{hint}")
     return given

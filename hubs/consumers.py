@@ -136,7 +136,8 @@ class _Conversation:
                 try:
                     frame = connection.decode(event["bytes"] if text is None else text)
                 except Disconnect as disconnect:
-                    self._broke_off(disconnect)
+                    # In its turn: an event before it may still wait for its handler's answer.
+                    lane.fail(disconnect)
                 else:
                     await lane.put(frame)
         finally:

@@ -9,6 +9,7 @@ in force at once: its signal drops the snapshot when the transaction commits.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -17,12 +18,15 @@ from types import MappingProxyType
 from typing import Any
 
 from channels.db import database_sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
 from hubs import conf
 from hubs.models import AccessKey, Hub, SettingsVersion
 from hubs.rules.names import canonical_hub
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class _Held:
     lock = threading.Lock()
     snapshot: Snapshot | None = None
     checked_at = float("-inf")
+    drops = 0
 
     @classmethod
     def fresh(cls) -> Snapshot | None:
@@ -69,6 +74,7 @@ class _Held:
 
     @classmethod
     def drop(cls) -> None:
+        cls.drops += 1
         cls.checked_at = float("-inf")
         cls.snapshot = None
 
@@ -91,21 +97,26 @@ def _look_again() -> Snapshot:
         snapshot = _Held.fresh()
         if snapshot is not None:
             return snapshot
-        asked_at = time.monotonic()
+        asked_at, drops = time.monotonic(), _Held.drops
         # The version first: a change between the two reads makes the next look read again.
         version = SettingsVersion.read()
         held = _Held.snapshot
         if held is None or held.version != version:
             held = _read(version)
         _Held.snapshot = held
-        _Held.checked_at = asked_at
+        # Dropped while the rows were being read: good enough for this reader, but the next one looks again.
+        _Held.checked_at = asked_at if _Held.drops == drops else float("-inf")
         return held
 
 
 def _read(version: int) -> Snapshot:
     keys: dict[int | None, list[str]] = {}
-    for key in AccessKey.objects.order_by("slot"):
-        keys.setdefault(key.hub_id, []).append(key.text)
+    for key in AccessKey.objects.select_related("hub").order_by("slot"):
+        try:
+            keys.setdefault(key.hub_id, []).append(key.text)
+        except ImproperlyConfigured as problem:
+            # One unreadable key closes what it alone would open, not the whole service.
+            logger.error("%s", problem)
     hubs = {
         row.name: HubSettings(
             name=row.name,

@@ -62,14 +62,16 @@ class Hub(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save under the canonical spelling of the name."""
+        self.name = names.canonical_hub(self.name)
+        super().save(*args, **kwargs)
+
     def clean(self) -> None:
+        """Refuse a name that differs from another hub's in letter case alone."""
         self.name = names.canonical_hub(self.name)
         if Hub.objects.filter(name=self.name).exclude(pk=self.pk).exists():
             raise ValidationError({"name": f"There is a hub {self.name} already."})
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.name = names.canonical_hub(self.name)
-        super().save(*args, **kwargs)
 
 
 @lru_cache(maxsize=1)
@@ -101,9 +103,9 @@ class AccessKeyQuerySet(models.QuerySet["AccessKey"]):
     @transaction.atomic
     def ensure_pair(self, hub: Hub | None = None) -> list[AccessKey]:
         """Give primary and secondary key of a scope, making those that are missing."""
-        pair = []
+        pair: list[AccessKey] = []
         for slot in AccessKey.Slot.values:
-            key = self.filter(hub=hub, slot=slot).first()
+            key: AccessKey | None = AccessKey.objects.filter(hub=hub, slot=slot).first()
             if key is None:
                 key = AccessKey(hub=hub, slot=slot)
                 key.regenerate()
@@ -233,6 +235,7 @@ class RoleGrant(models.Model):
         return self.get_who_display().lower()
 
     def clean(self) -> None:
+        """Refuse grants that would mean nothing, field by field."""
         problems: dict[str, str] = {}
         for who, field in ((self.Who.USER, "user"), (self.Who.GROUP, "group")):
             value = getattr(self, f"{field}_id")
@@ -272,7 +275,7 @@ class RoleGrant(models.Model):
 
 
 class SettingsVersion(models.Model):
-    """A counter that steps with every change to hubs and keys (one row, made by a migration)."""
+    """A counter that steps with every change to hubs and keys (one row, made at the first)."""
 
     version = models.PositiveBigIntegerField(default=0)
 
@@ -283,7 +286,10 @@ class SettingsVersion(models.Model):
     def step(cls) -> None:
         """Tell every process that what it holds is out of date. Call it inside the change's transaction."""
         if not cls.objects.filter(pk=1).update(version=F("version") + 1):
-            cls.objects.get_or_create(pk=1, defaults={"version": 1})
+            _, made = cls.objects.get_or_create(pk=1, defaults={"version": 1})
+            if not made:
+                # Another process made it a moment ago, for a change of its own.
+                cls.objects.filter(pk=1).update(version=F("version") + 1)
 
     @classmethod
     def read(cls) -> int:

@@ -54,12 +54,12 @@ PORT = env.int("PORT", default=8080)
 PUBLIC_ENDPOINT = env.str("PUBLIC_ENDPOINT", default=f"http://localhost:{PORT}").rstrip("/")
 REDIS_URL = env.str("REDIS_URL", default="")
 
-_public = urlsplit(PUBLIC_ENDPOINT)
+ENDPOINTS = [urlsplit(endpoint) for endpoint in (PUBLIC_ENDPOINT, *env.list("EXTRA_ENDPOINTS", default=[]))]
 ALLOWED_HOSTS = env.list(
     "ALLOWED_HOSTS",
-    default=list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", _public.hostname or "localhost"])),
+    default=list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", *(url.hostname or "" for url in ENDPOINTS)])),
 )
-CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"] if _public.scheme in ("http", "https") else []
+CSRF_TRUSTED_ORIGINS = [f"{url.scheme}://{url.netloc}" for url in ENDPOINTS if url.scheme in ("http", "https")]
 
 INSTALLED_APPS = [
     # Before daphne: our runserver serves the parts of the WebSocket handshake that daphne's own cannot say.
@@ -81,7 +81,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "pubsub_site.static_files.StaticFiles",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -128,10 +128,16 @@ if REDIS_URL:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+            # Rate limits are counted here, an entry per caller; the default of 300 would push counts out.
+            "OPTIONS": {"MAX_ENTRIES": 10_000},
+        }
+    }
 
 WEBPUBSUB = {
-    "PUBLIC_ENDPOINTS": [PUBLIC_ENDPOINT, *env.list("EXTRA_ENDPOINTS", default=[])],
+    "PUBLIC_ENDPOINTS": [url.geturl() for url in ENDPOINTS],
     "TRUST_FORWARDED_HEADERS": env.bool("TRUST_FORWARDED_HEADERS", default=False),
     "REQUIRE_KNOWN_HUBS": env.bool("REQUIRE_KNOWN_HUBS", default=False),
     "DEFAULT_HUB": env.str("DEFAULT_HUB", default="chat"),
@@ -173,7 +179,7 @@ STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise complains of a missing one, also 
 # Static files straight from the apps: one step fewer between a clone and a running service.
 WHITENOISE_USE_FINDERS = True
 
-if _public.scheme == "https":
+if ENDPOINTS[0].scheme == "https":
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 

@@ -28,7 +28,16 @@ PATIENCE = float(os.environ.get("TEST_PATIENCE", "20"))
 SERVERS = {"uvicorn": ["serve"], "daphne": ["runserver", "--noreload"]}
 
 # From the outside, what a test's own machine has set must not leak into the service under test.
-_OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PUBLIC_ENDPOINT", "PORT", "HOST", "DEBUG", "DJANGO_SETTINGS_MODULE")
+_OURS = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "SECRET_KEY",
+    "PUBLIC_ENDPOINT",
+    "PORT",
+    "HOST",
+    "DEBUG",
+    "DJANGO_SETTINGS_MODULE",
+)
 
 
 def free_port() -> int:

@@ -19,12 +19,14 @@ from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, Refusal
 from hubs.protocols.codec import Codec, Message, Outgoing
 from hubs.protocols.frames import (
+    TEXT,
     Ack,
     Connected,
     Disconnected,
     Downstream,
     JoinGroup,
     LeaveGroup,
+    Payload,
     Ping,
     Pong,
     SendToGroup,
@@ -153,6 +155,9 @@ class Connection:
 
     async def handle(self, frame: Upstream) -> None:
         """Do what one frame asks and answer it. Raises Disconnect."""
+        if self.closing:
+            # It waited for its turn, and meanwhile the connection was closed and has left everything.
+            return
         ack_id: int | None = getattr(frame, "ack_id", None)
         try:
             # Before the permission check, and before anything is done: it was done already.
@@ -209,8 +214,12 @@ class Connection:
         )
         if reply.state is not None:
             self.state = reply.state
-        if reply.payload is not None:
-            self._tell(ServerMessage(reply.payload, reply.metadata))
+        payload = reply.payload
+        if payload is None and reply.metadata:
+            # Metadata needs a message to travel with.
+            payload = Payload(TEXT, b"")
+        if payload is not None:
+            self._tell(ServerMessage(payload, reply.metadata))
 
     async def _ping(self, frame: Ping) -> None:
         self._tell(Pong())

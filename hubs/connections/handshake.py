@@ -7,6 +7,7 @@ only thing waited for besides the settings.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,9 +195,12 @@ def _last(query: Sequence[tuple[str, str]], name: str, *, any_case: bool = False
 
 
 def _texts(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [str(value)]
+    return [_as_text(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _as_text(value: Any) -> str:
+    """A claim's value as the text that JSON has for it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _lists(pairs: Any) -> dict[str, list[str]]:

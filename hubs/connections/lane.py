@@ -23,7 +23,7 @@ SLOW_FRAMES = (UserEvent,)
 class Lane:
     """The queue of one connection. `handle` does one frame, `failed` is told of a Disconnect."""
 
-    __slots__ = ("_failed", "_handle", "_room", "_stopped", "_task", "_waiting")
+    __slots__ = ("_ending", "_failed", "_handle", "_room", "_stopped", "_task", "_waiting")
 
     def __init__(self, handle: Callable[[Upstream], Awaitable[None]], failed: Callable[[Disconnect], None]) -> None:
         self._handle = handle
@@ -32,6 +32,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._room: asyncio.Event | None = None
         self._stopped = False
+        self._ending: Disconnect | None = None
 
     async def put(self, frame: Upstream) -> None:
         """Handle `frame` after all earlier ones; waits while too many are waiting."""
@@ -47,9 +48,20 @@ class Lane:
             self._room = asyncio.Event()
             await self._room.wait()
 
+    def fail(self, disconnect: Disconnect) -> None:
+        """The client broke the protocol: what it sent before is handled, nothing behind it is, then it ends."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._task is None:
+            self._failed(disconnect)
+        else:
+            self._ending = disconnect
+
     def stop(self) -> None:
         """The client is gone: what waits is not handled, and what an event handler works on is given up."""
         self._stopped = True
+        self._ending = None
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -57,10 +69,13 @@ class Lane:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._do(self._waiting.popleft())
+                frame = self._waiting.popleft()
                 if self._room is not None and len(self._waiting) < conf.settings.MAX_WAITING_FRAMES:
                     self._room.set()
                     self._room = None
+                await self._do(frame)
+            if self._ending is not None:
+                self._failed(self._ending)
         finally:
             self._task = None
             if self._room is not None:
@@ -72,5 +87,6 @@ class Lane:
             await self._handle(frame)
         except Disconnect as disconnect:
             self._stopped = True
+            self._ending = None
             self._waiting.clear()
             self._failed(disconnect)

@@ -45,7 +45,7 @@ class Outbox:
     def __init__(self, send: Send, overflowed: Callable[[], None]) -> None:
         self._send = send
         self._overflowed = overflowed
-        self._queue: deque[Event] = deque()
+        self._queue: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._corked = True
@@ -63,7 +63,7 @@ class Outbox:
         event: Event = {"type": "websocket.send"}
         event["text" if isinstance(message, str) else "bytes"] = message
         if self._corked or self._task is not None:
-            self._enqueue(event, len(message))
+            self._enqueue(event, _size(message))
         else:
             self._start(event)
 
@@ -74,7 +74,7 @@ class Outbox:
         self._closing = True
         event: Event = {"type": "websocket.close", "code": code, "reason": _short(reason)}
         if self._corked or self._task is not None:
-            self._queue.append(event)
+            self._queue.append((event, 0))
         else:
             self._start(event)
 
@@ -98,7 +98,7 @@ class Outbox:
             await asyncio.wait({self._task}, timeout=CLOSING_SECS)
 
     def _enqueue(self, event: Event, size: int) -> None:
-        self._queue.append(event)
+        self._queue.append((event, size))
         self._bytes += size
         if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES or self._bytes > conf.settings.MAX_OUTBOX_BYTES:
             self._queue.clear()
@@ -107,8 +107,8 @@ class Outbox:
             self._overflowed()
 
     def _next(self) -> Event:
-        event = self._queue.popleft()
-        self._bytes -= len(event.get("text") or event.get("bytes") or b"")
+        event, size = self._queue.popleft()
+        self._bytes -= size
         return event
 
     def _start(self, event: Event) -> None:
@@ -146,8 +146,9 @@ class Outbox:
         self._bytes = 0
 
 
-async def _waiting_for(awaitable: Awaitable[None]) -> None:
-    await awaitable
+@types.coroutine
+def _waiting_for(awaitable: Awaitable[None]) -> Generator[Any, Any, None]:
+    yield from awaitable.__await__()
 
 
 @types.coroutine
@@ -169,6 +170,11 @@ def _resumed(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[
                 waits_for = coroutine.send(sent)
             except StopIteration:
                 return
+
+
+def _size(message: str | bytes) -> int:
+    """How many bytes a message is on the wire."""
+    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
 
 
 def _short(reason: str) -> str:

@@ -66,7 +66,8 @@ def decode(body: bytes) -> Envelope:
     return _decoder.decode(body)
 
 
-@lru_cache(maxsize=65536)
+# Names have up to 1024 characters, so this may grow to some megabytes.
+@lru_cache(maxsize=8192)
 def group_address(hub: str, group: str) -> str:
     """The layer's name for a group of a hub."""
     digest = blake2b(group.encode("utf-8", "surrogatepass"), key=hub.encode()[:64], digest_size=20)

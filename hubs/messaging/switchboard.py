@@ -21,7 +21,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -194,7 +194,9 @@ class Switchboard:
         except Exception:
             logger.exception("Could not answer %s about connection %s", question.verb, question.about)
             answer = Answer(question.number, False, "Refusal", "Internal server error")
-        await self._send(process_address(question.asker), answer)
+        # Logged where it happened; the asker's patience runs out.
+        with suppress(Refusal):
+            await self._send(process_address(question.asker), answer)
 
     # The line to the other processes
 
@@ -222,7 +224,7 @@ class Switchboard:
                 message = await self._layer.receive(self._lines.channel)
                 if message.get("origin") != self.process:
                     self._take(decode(message["body"]))
-            except (msgspec.MsgspecError, KeyError, TypeError):
+            except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
                 # Another version of this service may share the layer while servers are replaced one by one.
                 logger.warning("Passed over a message from another process that this version cannot read")
             except Exception:
@@ -256,12 +258,17 @@ class Lines:
 
     Adding and discarding wait for the layer, while members come and go; so each address is settled
     under a lock of its own, and what is wanted is looked at again once the lock is held.
+
+    A call to the layer that fails or is cancelled may have been half done. So besides the addresses
+    that are surely held there are those that may be (all held ones among them): wanting one of
+    these asks the layer again, and one that nobody wants is left again.
     """
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.channel = ""
         self._held: set[str] = set()
+        self._perhaps: set[str] = set()
         self._wanted: set[str] = set()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._leaving: dict[str, float] = {}
@@ -294,11 +301,13 @@ class Lines:
     async def _settle(self, address: str) -> None:
         async with self._lock(address):
             if address in self._wanted and address not in self._held:
+                self._perhaps.add(address)
                 await self._layer.group_add(address, self.channel)
                 self._held.add(address)
-            elif address not in self._wanted and address in self._held:
-                await self._layer.group_discard(address, self.channel)
+            elif address not in self._wanted and address in self._perhaps:
                 self._held.discard(address)
+                await self._layer.group_discard(address, self.channel)
+                self._perhaps.discard(address)
 
     async def _leave_unwanted(self) -> None:
         loop = asyncio.get_running_loop()

@@ -87,8 +87,9 @@ class JsonCodec:
             if read is None:
                 raise Malformed("unknown type")
             return read(members)
-        # RecursionError: nested deeper than the decoder follows. UnicodeEncodeError: lone surrogates.
-        except (msgspec.MsgspecError, Malformed, RecursionError, UnicodeError):
+        # RecursionError: nested deeper than the decoder follows. ValueError: what is malformed, lone
+        # surrogates, and numbers longer than Python turns into integers.
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             raise Disconnect(1007, INVALID) from None
 
     def encode(self, frame: Downstream) -> str:

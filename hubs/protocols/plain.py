@@ -44,10 +44,7 @@ class PlainCodec:
 
     def decode(self, message: str | bytes) -> Upstream:
         """Any message is a payload."""
-        if isinstance(message, str):
-            payload = Payload(TEXT, message.encode())
-        else:
-            payload = Payload(BINARY, message)
+        payload = Payload(TEXT, message.encode()) if isinstance(message, str) else Payload(BINARY, message)
         if self.group is None:
             return UserEvent(MESSAGE_EVENT, payload)
         return SendToGroup(self.group, payload, no_echo=self.no_echo)

@@ -10,6 +10,7 @@ The signature is PyJWT's work. Times are checked here, because this room has no 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
@@ -20,6 +21,8 @@ Claims = Mapping[str, Any]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 MAX_TOKEN_CHARACTERS = 64 * 1024
+# Seconds since the epoch; far beyond any calendar, and still a number to reckon with.
+MAX_TIME = 2**63
 
 # Times and audience are checked below, with the caller's clock; only the signature is PyJWT's.
 _SIGNATURE_ONLY: Any = {
@@ -125,10 +128,13 @@ def _signed_claims(token: str, keys: Iterable[str]) -> Claims:
         raise InvalidToken("the token is too long")
     for key in keys:
         try:
-            return jwt.decode(token, key, algorithms=["HS256"], options=_SIGNATURE_ONLY)
+            claims = jwt.decode(token, key, algorithms=["HS256"], options=_SIGNATURE_ONLY)
+            # Half a surrogate pair can be written in JSON, and then on no wire that the claims go out by.
+            json.dumps(claims, ensure_ascii=False).encode()
+            return claims
         except jwt.InvalidSignatureError:
             continue
-        # RecursionError: a payload nested so deep that json gives up.
+        # RecursionError: a payload nested so deep that json gives up. ValueError: text that is none.
         except (jwt.PyJWTError, RecursionError, ValueError):
             raise InvalidToken("the token is not a JWT signed with HS256") from None
     raise InvalidToken("the token is not signed with a key of this service")
@@ -140,6 +146,9 @@ def _number(claims: Claims, name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidToken(f"the token's {name} is not a number")
+    # Python's JSON reads NaN and Infinity, against which no clock ever runs out.
+    if not -MAX_TIME <= value <= MAX_TIME:
+        raise InvalidToken(f"the token's {name} is not a time")
     return value
 
 
@@ -167,7 +176,9 @@ def normal_audience(url: str) -> str:
         host = f"{host}:{port}"
     path = parts.path.removesuffix("/")
     query = f"?{parts.query}" if parts.query else ""
-    return f"{parts.scheme}://{host}{path}{query}"
+    # Kept, though no audience has one: two addresses that differ there must not become the same.
+    fragment = f"#{parts.fragment}" if parts.fragment else ""
+    return f"{parts.scheme}://{host}{path}{query}{fragment}"
 
 
 def client_audience(endpoint: str, hub: str) -> str:

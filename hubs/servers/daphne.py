@@ -15,11 +15,18 @@ from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import ConnectionDeny
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
+from twisted.web.http import HTTPChannel
+
+# Twisted's own bound, 16 KiB, is less than a token with many roles and groups takes in an address.
+MAX_REQUEST_LINE = 128 * 1024
+HTTPChannel.totalHeadersSize = MAX_REQUEST_LINE
+# Past the first bound Twisted answers 400; past this one, within a single line, it only hangs up.
+HTTPChannel.MAX_LENGTH = 2 * MAX_REQUEST_LINE
 
 REFUSAL_EXTENSION = "websocket.http.response"
 
 
-class FullWebSocketProtocol(WebSocketProtocol):  # type: ignore[misc]
+class FullWebSocketProtocol(WebSocketProtocol):
     """daphne's WebSocket protocol with refusal statuses, close reasons, headers and empty messages."""
 
     # Start and body of the response that refuses the handshake, once the application began one.
@@ -63,7 +70,10 @@ class FullWebSocketProtocol(WebSocketProtocol):  # type: ignore[misc]
         self.server.protocol_disconnected(self)
 
     def sendHttpErrorResponse(  # noqa: N802 (autobahn's name)
-        self, code: int, reason: str, responseHeaders: Any = None  # noqa: N803
+        self,
+        code: int,
+        reason: str,
+        responseHeaders: Any = None,  # noqa: N803
     ) -> None:
         """Write the refusal as the application worded it; autobahn's own has no body."""
         if self._refusal is None:
@@ -74,7 +84,7 @@ class FullWebSocketProtocol(WebSocketProtocol):  # type: ignore[misc]
         self.sendData(b"\r\n".join([*lines, b"Connection: close", b"", self._refusal_body]))
 
 
-class FullServer(Server):  # type: ignore[misc]
+class FullServer(Server):
     """daphne's server with the protocol above."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -7,7 +7,9 @@ import logging
 import socket
 from typing import Any
 
+import websockets.http11
 from uvicorn import Config, Server
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from hubs import conf
 
@@ -16,6 +18,27 @@ LISTEN_BACKLOG = 2048
 # The consumer judges the size of messages and says so in the close frame. The server's own limit is
 # only there so that nothing of unbounded size is ever held in memory.
 SERVER_LIMIT_FACTOR = 2
+
+
+# websockets' own bound on one line of a request, 8 KiB, is less than a token with many roles and
+# groups takes in an address. This one holds the longest token that is looked at (rules/tokens.py).
+MAX_REQUEST_LINE = 128 * 1024
+websockets.http11.MAX_LINE_LENGTH = MAX_REQUEST_LINE
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, which answers also where a handshake cannot be read."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client; a handshake that is no valid request gets its HTTP error and the end."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # websockets has its response ready, and uvicorn 0.54 would leave the client waiting for it.
+            self.transport.write(b"".join(self.conn.data_to_send()) or BAD_REQUEST)
+            self.transport.close()
+
+
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class ClientFaults(logging.Filter):
@@ -44,7 +67,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as problem:
-        raise CannotListen(f"HOST={host} cannot be resolved ({problem}). Set HOST to a name or address of this machine.") from None
+        raise CannotListen(
+            f"HOST={host} cannot be resolved ({problem}). Set HOST to a name or address of this machine."
+        ) from None
     addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
     if host == "localhost":
         # Some machines list only one of the two in /etc/hosts; browsers try both.
@@ -90,7 +115,7 @@ def server(application: Any) -> Server:
             application,
             loop="uvloop",
             http="httptools",
-            ws="websockets-sansio",
+            ws=WebSocketProtocol,
             ws_max_size=conf.settings.MAX_MESSAGE_BYTES * SERVER_LIMIT_FACTOR,
             ws_ping_interval=conf.settings.KEEP_ALIVE_SECS,
             ws_ping_timeout=conf.settings.KEEP_ALIVE_SECS,

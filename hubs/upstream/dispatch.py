@@ -14,7 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from asgiref.sync import sync_to_async
+from channels.db import DatabaseSyncToAsync
 
 from hubs import conf
 from hubs.errors import HandlerFailed, HandshakeRefused, NoHandler
@@ -98,5 +98,6 @@ async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     async with asyncio.timeout(conf.settings.HANDLER_SECS):
         if inspect.iscoroutinefunction(function):
             return await function(*arguments)
-        # A thread of its own, not Django's one shared thread: a slow handler must not hold up others.
-        return await sync_to_async(function, thread_sensitive=False)(*arguments)
+        # A pool's thread, not Django's one shared thread: a slow handler must not hold up others. The
+        # Database- form gives up connections that the database has dropped; nobody else would there.
+        return await DatabaseSyncToAsync(function, thread_sensitive=False)(*arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from hubs.protocols.frames import BINARY, JSON, TEXT, Payload
@@ -51,14 +52,37 @@ class ConnectAnswer:
     subprotocol: str | None = None
     state: str | None = None
 
+    def __post_init__(self) -> None:
+        # Checked here, where the traceback shows the handler's own line.
+        for name in ("user_id", "subprotocol", "state"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"ConnectAnswer({name}=…) takes a text or None, not {type(value).__name__}")
+        for name in ("groups", "roles"):
+            value = getattr(self, name)
+            # A text is a sequence too: "room" would mean the groups r, o, o and m.
+            if value is not None and (isinstance(value, str) or not all(isinstance(item, str) for item in value)):
+                raise TypeError(f"ConnectAnswer({name}=…) takes a list of texts")
+
 
 class Rejected(Exception):
-    """Raised by a connect handler to refuse a connection with an HTTP status from 400 to 599."""
+    """Raised by a connect handler to refuse a connection with an HTTP status from 400 to 599.
+
+    A status without a name in HTTP is answered as the first of its hundred, which is what clients
+    have to take it for.
+    """
 
     def __init__(self, status: int = 401, reason: str = "") -> None:
         super().__init__(reason)
-        self.status = status if 400 <= status < 600 else 500
+        self.status = _known_status(status) if 400 <= status < 600 else 500
         self.reason = reason
+
+
+def _known_status(status: int) -> int:
+    try:
+        return HTTPStatus(status).value
+    except ValueError:
+        return status // 100 * 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +106,18 @@ class UserEventRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the client gets back before its ack. `payload` None: nothing. `state`: replaces the stored one."""
+    """What the client gets back before its ack.
+
+    `payload` None: nothing, or an empty text where there is `metadata`. `state`: replaces the stored one.
+    """
 
     payload: Payload | None = None
     metadata: Mapping[str, str] | None = None
     state: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.payload is not None and not isinstance(self.payload, Payload):
+            raise TypeError("Reply(payload=…) takes a Payload; Reply.of(value) makes one")
 
     @classmethod
     def of(cls, value: Any) -> Reply:
@@ -99,4 +130,6 @@ class Reply:
             return cls(Payload(TEXT, value.encode()))
         if isinstance(value, bytes | bytearray | memoryview):
             return cls(Payload(BINARY, bytes(value)))
-        return cls(Payload(JSON, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()))
+        # NaN and Infinity are Python's own; no client could read the frame.
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return cls(Payload(JSON, text.encode()))

@@ -49,11 +49,12 @@ class HubHandlers:
         return self._system(DISCONNECTED, function)
 
     def on_event(self, *names: str) -> Callable[[Function], Function]:
-        """Answer user events whose name matches: `function(UserEventRequest) -> Reply | str | bytes | JSON value | None`.
+        """Answer user events whose name matches: `function(UserEventRequest)` gives a Reply or what `Reply.of` reads.
 
-        Names are patterns as in roles and compare without regard to case; the first match wins.
+        Names are patterns as in roles and compare without regard to case; the first match wins. A
+        lone "*" takes every event, as in Azure's settings, names with dots included.
         """
-        patterns = [compile_pattern(name.lower()) for name in names]
+        patterns = [compile_pattern("**" if name == "*" else name.lower()) for name in names]
         if not names or None in patterns:
             raise ValueError(f'{names!r} are not event names; write on_event("message") or on_event("*")')
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import jwt
+import pytest
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -103,12 +104,11 @@ class Client:
 
     async def closed(self) -> tuple[int | None, str]:
         """Wait for the service's close frame; gives code and reason. Messages before it fail the test."""
-        try:
-            message = await self.hear_raw()
-        except ConnectionClosed as closed:
-            assert closed.rcvd is not None, "the connection ended without a close frame"
-            return closed.rcvd.code, closed.rcvd.reason
-        raise AssertionError(f"expected a close frame, heard {message!r}")
+        with pytest.raises(ConnectionClosed) as closed:
+            raise AssertionError(f"expected a close frame, heard {await self.hear_raw()!r}")
+        frame = closed.value.rcvd
+        assert frame is not None, "the connection ended without a close frame"
+        return frame.code, frame.reason
 
 
 @asynccontextmanager
@@ -135,12 +135,18 @@ async def opened(
 
 async def refused(url: str, *offered: str, headers: Mapping[str, str] | None = None) -> int:
     """The HTTP status with which a handshake is refused."""
+    status = await answered(url, *offered, headers=headers)
+    assert status != 101, "the handshake was accepted"
+    return status
+
+
+async def answered(url: str, *offered: str, headers: Mapping[str, str] | None = None) -> int:
+    """The HTTP status with which a handshake is answered."""
     try:
         async with opened(url, *offered, headers=headers, connected=False):
-            pass
+            return 101
     except InvalidStatus as status:
         return status.response.status_code
-    raise AssertionError("the handshake was accepted")
 
 
 def b64(data: bytes) -> str:

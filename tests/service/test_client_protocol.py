@@ -59,7 +59,9 @@ def test_line_04_plain_http_is_400(target: Target, path: str) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("path", ["/client/hubs/1chat", "/client/hubs/a%2Fb", "/client/?hub=", "/client/", "/client/hubs/" + "a" * 129])
+@pytest.mark.parametrize(
+    "path", ["/client/hubs/1chat", "/client/hubs/a%2Fb", "/client/?hub=", "/client/", "/client/hubs/" + "a" * 129]
+)
 async def test_line_04_invalid_hub_is_400(target: Target, path: str) -> None:
     assert await refused(f"ws://{target.host}{path}") == 400
 
