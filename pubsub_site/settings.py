@@ -215,6 +215,22 @@ UNFOLD = {
     "SITE_URL": "/",
     "SITE_SYMBOL": "hub",
     "SHOW_VIEW_ON_SITE": False,
+    # The teal of the demo pages, light to dark.
+    "COLORS": {
+        "primary": {
+            "50": "#f0fdfa",
+            "100": "#ccfbf1",
+            "200": "#99f6e4",
+            "300": "#5eead4",
+            "400": "#2dd4bf",
+            "500": "#14b8a6",
+            "600": "#0f766e",
+            "700": "#0f766e",
+            "800": "#115e59",
+            "900": "#134e4a",
+            "950": "#042f2e",
+        },
+    },
     "SITE_FAVICONS": [
         {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("hubs/admin/mark.svg")},
     ],

@@ -67,7 +67,6 @@ _ENDINGS = {
     1012: "the service restarts",
 }
 
-
 # Said by the service after our own goodbye, these tell that the last line went wrong.
 _FAULTS = (1003, 1007, 1008, 1009, 1011)
 
@@ -178,11 +177,12 @@ class _Conversation:
         frame = arrivals.frame_of(message)
         match frame:
             case {"type": "pong"} if self.pings:
-                self.pings.popleft().set_result(True)
+                self._settle(self.pings.popleft(), True)
             case {"type": "ack", "ackId": int(ack_id), "success": bool(success)}:
-                line, waiting = self.unanswered.pop(ack_id, ("", None))
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(success)
+                if ack_id not in self.unanswered:
+                    return None
+                line, waiting = self.unanswered.pop(ack_id)
+                self._settle(waiting, success)
                 shown = printable(line[:80]) + ("…" if len(line) > 80 else "")
                 if success:
                     return f"OK: {shown}"
@@ -191,6 +191,12 @@ class _Conversation:
                 reason = " – ".join(str(error[part]) for part in ("name", "message") if error.get(part))
                 return f"Refused: {shown}: {printable(reason or 'no reason given')}"
         return None
+
+    @staticmethod
+    def _settle(waiting: asyncio.Future[bool], success: bool) -> None:
+        # Who waited may have given up.
+        if not waiting.done():
+            waiting.set_result(success)
 
     # What is typed
 
@@ -214,7 +220,8 @@ class _Conversation:
                     return
                 if self._quits(line):
                     return
-                await self._do(line)
+                # Bytes that are no UTF-8 come as halves of surrogate pairs, which no frame can carry.
+                await self._do(line.encode(errors="replace").decode())
 
     async def _type_from_pipe(self) -> None:
         failed = 0
@@ -276,7 +283,7 @@ class _Conversation:
             self.unanswered[self.last_ack_id] = (line, answer)
         else:
             self.pings.append(answer)
-        if "group" in frame:
+        if self.terminal and "group" in frame:
             self.groups[frame["group"]] = None
         await self.connection.send(json.dumps(frame, ensure_ascii=False))
         return answer
