@@ -37,7 +37,7 @@ $(VENV)/.installed-test: requirements.txt requirements-dev.txt | $(VENV)/bin/pyt
 	@touch $@ $(VENV)/.installed
 
 tests/node/node_modules/.installed: tests/node/package.json tests/node/package-lock.json
-	@command -v npm >/dev/null || { echo "The tests drive the official JavaScript SDKs and need Node 18 or newer with npm. On Debian and Ubuntu: sudo apt-get install nodejs npm" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "The tests drive the official JavaScript SDKs and need Node 20 or newer with npm. On Debian and Ubuntu: sudo apt-get install nodejs npm" >&2; exit 1; }
 	@npm ci --prefix tests/node --no-audit --no-fund --silent
 	@touch $@
 

@@ -92,6 +92,7 @@ class _Conversation:
             permissions=admission.permissions,
             subprotocol=admission.subprotocol,
             state=admission.state,
+            ack_pause_secs=admission.ack_pause_secs,
         )
         self._connection = connection
         self._task = asyncio.current_task()

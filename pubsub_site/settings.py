@@ -20,6 +20,21 @@ env = environ.Env()
 env.smart_cast = False
 env.read_env(BASE_DIR / ".env")
 
+
+def _number(name: str, default: int) -> int:
+    text = env.str(name, default="") or str(default)
+    if not text.isascii() or not text.isdigit():
+        raise ImproperlyConfigured(f"{name}={text} is not a number. Write digits, such as {name}={default}.")
+    return int(text)
+
+
+def _switch(name: str) -> bool:
+    text = env.str(name, default="").strip().lower()
+    if text not in ("", "true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ImproperlyConfigured(f"{name}={text} is neither true nor false.")
+    return text in ("true", "1", "yes", "on")
+
+
 # Where this installation keeps what it must not lose: the SQLite database and the secret.
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
 DATA_DIR.mkdir(parents=True, exist_ok=True)
@@ -46,10 +61,10 @@ def _stored_secret(path: Path) -> str:
 
 SECRET_KEY = env.str("SECRET_KEY", default="") or _stored_secret(DATA_DIR / "secret_key")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = _switch("DEBUG")
 
 HOST = env.str("HOST", default="localhost")
-PORT = env.int("PORT", default=8080)
+PORT = _number("PORT", 8080)
 # What clients use to reach this service; part of every token's audience.
 PUBLIC_ENDPOINT = env.str("PUBLIC_ENDPOINT", default=f"http://localhost:{PORT}").rstrip("/")
 REDIS_URL = env.str("REDIS_URL", default="")
@@ -109,6 +124,12 @@ TEMPLATES = [
 ]
 
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
+if "." not in DATABASES["default"].get("ENGINE", ""):
+    # Not quoted: it may have a password in it.
+    raise ImproperlyConfigured(
+        "DATABASE_URL is not a database URL. Write postgres://user:password@host:5432/name, "
+        "sqlite:////path/to/file, or leave it out for SQLite in DATA_DIR."
+    )
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers do not wait for a writer (WAL), and a writer takes its turn instead of failing half-way.
     DATABASES["default"].setdefault("OPTIONS", {}).update(
@@ -118,6 +139,10 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     )
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+if REDIS_URL and urlsplit(REDIS_URL).scheme not in ("redis", "rediss", "unix"):
+    raise ImproperlyConfigured(
+        "REDIS_URL is not a Redis URL. Write redis://host:6379/0 (rediss:// with TLS), or leave it out for one process."
+    )
 if REDIS_URL:
     CHANNEL_LAYERS = {
         "default": {
@@ -138,12 +163,12 @@ else:
 
 WEBPUBSUB = {
     "PUBLIC_ENDPOINTS": [url.geturl() for url in ENDPOINTS],
-    "TRUST_FORWARDED_HEADERS": env.bool("TRUST_FORWARDED_HEADERS", default=False),
-    "REQUIRE_KNOWN_HUBS": env.bool("REQUIRE_KNOWN_HUBS", default=False),
+    "TRUST_FORWARDED_HEADERS": _switch("TRUST_FORWARDED_HEADERS"),
+    "REQUIRE_KNOWN_HUBS": _switch("REQUIRE_KNOWN_HUBS"),
     "DEFAULT_HUB": env.str("DEFAULT_HUB", default="chat"),
     "NEGOTIATE_RATE_ANONYMOUS": env.str("NEGOTIATE_RATE_ANONYMOUS", default="120/min"),
     "NEGOTIATE_RATE_USER": env.str("NEGOTIATE_RATE_USER", default="600/min"),
-    "KEEP_ALIVE_SECS": env.int("KEEP_ALIVE_SECS", default=20),
+    "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
 }
 if WEBPUBSUB["TRUST_FORWARDED_HEADERS"]:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -158,7 +183,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser", "rest_framework.parsers.FormParser"],
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     # Proxies in front whose X-Forwarded-For entries are believed when callers are counted; 0 = the peer itself.
-    "NUM_PROXIES": env.int("NUM_PROXIES", default=0),
+    "NUM_PROXIES": _number("NUM_PROXIES", 0),
 }
 
 AUTH_PASSWORD_VALIDATORS = [

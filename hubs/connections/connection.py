@@ -10,6 +10,7 @@ connection lives; a Disconnect travels up to whoever feeds messages in and ends 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
@@ -60,6 +61,7 @@ class Connection:
         permissions: Permissions,
         subprotocol: str | None = None,
         state: str | None = None,
+        ack_pause_secs: float = 0,
     ) -> None:
         self.id = connection_id
         self.hub = hub
@@ -71,6 +73,7 @@ class Connection:
         self.state = state
         self.groups: set[str] = set()
         self._end_reason = ""
+        self._ack_pause_secs = ack_pause_secs
         self._acks = AckMemory(conf.settings.DUPLICATE_MEMORY)
 
     @property
@@ -142,6 +145,13 @@ class Connection:
         if form is not None:
             self.outbox.put(form)
 
+    def _acknowledge(self, ack: Ack) -> None:
+        if self._ack_pause_secs:
+            # The ack alone waits: the next frame is handled meanwhile, and acks keep their order.
+            asyncio.get_running_loop().call_later(self._ack_pause_secs, self._tell, ack)
+        else:
+            self._tell(ack)
+
     # From the client
 
     def decode(self, message: Message) -> Upstream:
@@ -174,11 +184,11 @@ class Connection:
         else:
             if ack_id is not None:
                 self._acks.remember(ack_id)
-                self._tell(Ack(ack_id))
+                self._acknowledge(Ack(ack_id))
 
     def _refused(self, frame: Upstream, ack_id: int | None, refusal: Refusal) -> None:
         if ack_id is not None:
-            self._tell(Ack(ack_id, refusal.name, refusal.message))
+            self._acknowledge(Ack(ack_id, refusal.name, refusal.message))
         elif not self.codec.named:
             # A simple client cannot be told in any other way.
             code = 1008 if isinstance(refusal, Forbidden) else 1011

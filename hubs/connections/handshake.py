@@ -20,6 +20,7 @@ from hubs.protocols.codec import CODECS, Codec, choose
 from hubs.protocols.plain import PlainCodec
 from hubs.rules import tokens
 from hubs.rules.names import canonical_hub, is_group_name, is_hub_name
+from hubs.rules.quirks import ack_pause_secs
 from hubs.rules.roles import Permissions
 from hubs.upstream import ConnectAnswer, ConnectRequest, EventContext, dispatch
 
@@ -67,6 +68,7 @@ class Admission:
     permissions: Permissions
     groups: tuple[str, ...]
     state: str | None
+    ack_pause_secs: float
 
 
 def hub_of(handshake: Handshake) -> str:
@@ -122,6 +124,7 @@ async def admit(handshake: Handshake, connection_id: str) -> Admission:
         permissions=Permissions(roles),
         groups=tuple(dict.fromkeys(groups)),
         state=answer.state,
+        ack_pause_secs=ack_pause_secs(handshake.header("user-agent") or ""),
     )
 
 

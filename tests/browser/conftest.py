@@ -13,7 +13,9 @@ from tests.running import CHROMIUM_ARGUMENTS, PATIENCE, ROOT, Service, chromium_
 SCREENSHOTS = ROOT / "test-results" / "screenshots"
 
 
-@pytest.fixture(scope="session")
+# One for each module, not for the session: while it lives, Playwright's own event loop runs in the test's thread,
+# and asynchronous tests of other modules could not run there.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_executable(), args=list(CHROMIUM_ARGUMENTS))
