@@ -25,6 +25,7 @@ from azure.messaging.webpubsubservice import WebPubSubServiceClient
 
 ROOT = Path(__file__).resolve().parent.parent
 STOCK = ROOT / "bench" / "stock"
+EMPTY = ROOT / "bench" / "empty"
 
 START_SECS = 60.0
 STOP_SECS = 15.0
@@ -131,6 +132,21 @@ CONTESTANTS = {
         ),
     )
 }
+
+# Not for fan-out: its views do nothing, on the same server with the same settings as ours.
+EMPTY_VIEWS = Contestant(
+    "empty",
+    "empty views",
+    EMPTY,
+    (),
+    (
+        *(sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop"),
+        *("--http", "httptools", "--no-access-log", "--log-level", "warning", "--lifespan", "off"),
+        "empty_site.asgi:application",
+    ),
+    None,
+    lambda server, count: iter(()),
+)
 
 # The yardstick of every ratio.
 BASELINE = "stock"
