@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test install-test system-packages check tests bench clean
+.PHONY: help run install test install-test system-packages check tests bench openapi clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ tests: install-test ## Run the tests alone
 
 bench: $(VENV)/.installed-test ## Measure the fan-out beside a stock Channels consumer
 	@$(BIN)/python -m bench.fanout
+
+openapi: $(VENV)/.installed ## Write docs/openapi anew, after a change of an HTTP API
+	@$(BIN)/python manage.py openapi
 
 clean: ## Remove what was installed and built (not var/, where your data is)
 	rm -rf $(VENV) tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results

@@ -30,9 +30,8 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from hubs import conf, portal
+from hubs import administration, conf, portal, resources
 from hubs.models import AccessKey, Hub, RoleGrant, validate_hub_name
-from hubs.rules import tokens
 from hubs.rules.names import canonical_hub
 
 SCOPES_PER_PAGE = 20
@@ -163,11 +162,6 @@ class RoleGrantAdmin(ModelAdmin):
         return grant.hub.name if grant.hub else "every hub"
 
 
-def _endpoint() -> str:
-    endpoint: str = conf.settings.PUBLIC_ENDPOINTS[0]
-    return endpoint.rstrip("/")
-
-
 @dataclass(frozen=True, slots=True)
 class KeyRow:
     """One key as its page shows it. `problem` says why the key cannot be read, if so."""
@@ -183,7 +177,7 @@ class KeyRow:
             masked = key.masked
         except ImproperlyConfigured as problem:
             return cls(key, problem=str(problem))
-        return cls(key, masked, tokens.connection_string(_endpoint(), masked))
+        return cls(key, masked, resources.connection_string(masked))
 
 
 class LimitedKeysForm(forms.Form):
@@ -216,7 +210,7 @@ class AccessKeyAdmin(SecretAdmin):
 
     def secret_of(self, obj: AccessKey, what: str) -> str:
         key = obj.text
-        return key if what == "key" else tokens.connection_string(_endpoint(), key)
+        return key if what == "key" else resources.connection_string(key)
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -243,7 +237,7 @@ class AccessKeyAdmin(SecretAdmin):
         service = [KeyRow.of(key) for key in AccessKey.objects.of_service().order_by("slot")]
         context = {
             "title": "Keys",
-            "endpoint": _endpoint(),
+            "endpoint": conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/"),
             "service": service,
             "service_is_short": len(service) < len(AccessKey.Slot),
             "hubs": [(hub, [KeyRow.of(key) for key in hub.access_keys.all()]) for hub in page],
@@ -260,11 +254,8 @@ class AccessKeyAdmin(SecretAdmin):
         form = LimitedKeysForm(request.POST or None, may_create=request.user.has_perm("hubs.add_hub"))
         if request.method == "POST" and form.is_valid():
             with transaction.atomic():
-                hub, created = Hub.objects.get_or_create(name=form.cleaned_data["hub"])
-                if created:
-                    self.log_addition(request, hub, "Added together with its keys.")
-                for key in AccessKey.objects.ensure_pair(hub):
-                    self.log_addition(request, key, "Made the key.")
+                hub = administration.ensure_hub(form.cleaned_data["hub"], by=request.user)
+                administration.make_keys(hub, by=request.user)
             messages.success(request, f"Hub {hub} has two keys of its own now. The service's keys open it as before.")
             return self.back_to_page()
         context = {"title": "Add keys limited to a hub", "form": form, "hub_names": Hub.objects.all()[:500]}
@@ -282,11 +273,7 @@ class AccessKeyAdmin(SecretAdmin):
             return HttpResponseNotAllowed(["POST"])
         if not self.has_add_permission(request):
             raise PermissionDenied
-        with transaction.atomic():
-            known = set(AccessKey.objects.of_service().values_list("pk", flat=True))
-            for key in AccessKey.objects.ensure_pair():
-                if key.pk not in known:
-                    self.log_addition(request, key, "Made the key.")
+        administration.make_keys(None, by=request.user)
         messages.success(request, "The service has a primary and a secondary key.")
         return self.back_to_page()
 
@@ -296,9 +283,7 @@ class AccessKeyAdmin(SecretAdmin):
             raise PermissionDenied
         key = self.object_or_404(request, object_id)
         if request.method == "POST":
-            with transaction.atomic():
-                key.regenerate()
-                self.log_change(request, key, "Regenerated the key.")
+            administration.regenerate_key(key.hub, key.slot, by=request.user)
             messages.success(request, f"There is a new {key}. Give it to the programs that used the old one.")
             return self.back_to_page()
         return self.page(request, "regenerate", {"title": f"Regenerate the {key}?", "key": key})
@@ -316,12 +301,7 @@ class AccessKeyAdmin(SecretAdmin):
             )
             return self.back_to_page()
         if request.method == "POST":
-            pair = AccessKey.objects.filter(hub=key.hub)
-            with transaction.atomic():
-                self.log_deletions(request, pair)
-                # One by one, so that each sends the signal that other processes learn from.
-                for each in pair:
-                    each.delete()
+            administration.remove_keys(key.hub, by=request.user)
             messages.success(request, f"Hub {key.hub} has no keys of its own any more; the service's keys open it.")
             return self.back_to_page()
         context = {"title": f"Delete the keys of hub {key.hub}?", "key": key}

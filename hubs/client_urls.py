@@ -152,7 +152,10 @@ def _snapshot() -> hub_settings.Snapshot:
 
 
 def _signing_key(hub: str) -> str:
-    keys = _snapshot().keys_of(hub)
+    snapshot = _snapshot()
+    keys = snapshot.keys_of(hub)
+    if not keys and snapshot.unreadable:
+        raise CannotIssue(snapshot.unreadable)
     if not keys:
         raise CannotIssue("The service has no access keys yet. Make them on the Keys page, or run: manage.py bootstrap")
     return keys[0]

@@ -92,9 +92,13 @@ OPTIONS: dict[str, Option] = {
     "NEGOTIATE_LIFETIME_MINUTES": Option(60, "How long a negotiated token opens new connections.", _between(1, 1440)),
     "NEGOTIATE_RATE_ANONYMOUS": Option("120/min", "Negotiate calls per client address; None = no limit.", _rate),
     "NEGOTIATE_RATE_USER": Option("600/min", "Negotiate calls per signed-in user; None = no limit.", _rate),
+    "MANAGE_RATE": Option("600/min", "Calls to the management API per staff account; None = no limit.", _rate),
+    "REST_RATE": Option(
+        None, 'Calls to the REST API per access key, such as "6000/min"; None = no limit, as in Azure.', _rate
+    ),
     "MAX_MESSAGE_BYTES": Option(
         1024 * 1024,
-        "Largest client message, in bytes; a larger one closes its socket with 1009.",
+        "Largest message, in bytes; a larger one closes its client's socket with 1009, in REST it is refused with 413.",
         _between(1024, 64 << 20),
     ),
     "MAX_OUTBOX_MESSAGES": Option(
@@ -117,7 +121,7 @@ OPTIONS: dict[str, Option] = {
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)
     ),
     "ANSWER_SECS": Option(
-        2, "How long a process waits for another one's answer about a connection there.", _between(0.05, 60)
+        2, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
     ),
     "HANDLER_SECS": Option(100, "Time limit of a blocking event handler.", _between(0.05, 100)),
 }

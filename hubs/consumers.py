@@ -22,7 +22,7 @@ from hubs.connections.connection import Connection
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
 from hubs.connections.lane import Lane
 from hubs.connections.outbox import QUEUE_FULL, Outbox
-from hubs.errors import Disconnect, HandshakeRefused
+from hubs.errors import Disconnect, HandshakeRefused, Refusal
 from hubs.messaging.switchboard import switchboard
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,11 @@ class _Conversation:
         self._task = asyncio.current_task()
         try:
             await connection.begin(admission.groups)
+        except Refusal as refusal:
+            logger.warning("A client was turned away: %s", refusal.message)
+            connection.abort()
+            await _refuse(scope, send, HandshakeRefused(503, refusal.message))
+            return
         except Exception:
             logger.exception("A connection could not be attached")
             connection.abort()

@@ -5,6 +5,7 @@
     │   ├── Forbidden          a role is missing
     │   ├── Duplicate          this ackId already succeeded
     │   ├── TooMany            a bound of this service was reached
+    │   ├── Unavailable        other processes of the service cannot be reached, or did not answer
     │   ├── NotFound           the connection, user or group a caller named is not there
     │   ├── NoHandler          nobody takes this event
     │   └── HandlerFailed      the event handler failed, or did not answer in time
@@ -52,6 +53,10 @@ class Duplicate(Refusal):
 
 class TooMany(Refusal):
     """A bound of the service was reached; the message names it."""
+
+
+class Unavailable(Refusal):
+    """Other processes cannot be reached or did not answer, so the operation is not done, or not everywhere."""
 
 
 class NotFound(Refusal):

@@ -42,11 +42,15 @@ class HubSettings:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All hubs and keys as of one version. `service_keys` open every hub, primary first."""
+    """All hubs and keys as of one version. `service_keys` open every hub, primary first.
+
+    `unreadable` says why a key was left out, if one was.
+    """
 
     version: int
     hubs: Mapping[str, HubSettings] = field(default_factory=dict)
     service_keys: tuple[str, ...] = ()
+    unreadable: str = ""
 
     def hub(self, name: str) -> HubSettings:
         """Settings of a hub; the defaults for one that was never created."""
@@ -111,12 +115,14 @@ def _look_again() -> Snapshot:
 
 def _read(version: int) -> Snapshot:
     keys: dict[int | None, list[str]] = {}
+    unreadable = ""
     for key in AccessKey.objects.select_related("hub").order_by("slot"):
         try:
             keys.setdefault(key.hub_id, []).append(key.text)
         except ImproperlyConfigured as problem:
             # One unreadable key closes what it alone would open, not the whole service.
-            logger.error("%s", problem)
+            unreadable = str(problem)
+            logger.error("%s", unreadable)
     hubs = {
         row.name: HubSettings(
             name=row.name,
@@ -127,7 +133,7 @@ def _read(version: int) -> Snapshot:
         )
         for row in Hub.objects.all()
     }
-    return Snapshot(version, MappingProxyType(hubs), tuple(keys.get(None, ())))
+    return Snapshot(version, MappingProxyType(hubs), tuple(keys.get(None, ())), unreadable)
 
 
 def drop() -> None:

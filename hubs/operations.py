@@ -3,17 +3,22 @@
 A WebSocket frame, a REST call, an admin action and a command reach the same function here. The
 callers have decided who may do what; these functions trust them. Refusals (hubs/errors.py) say
 what was not done and why.
+
+A verb about connections that may live anywhere has two halves: a function below that asks, and a
+row of `ANSWERS` that says what a process does with those of its own connections that are meant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeVar
+import heapq
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 from hubs import conf
-from hubs.errors import NotFound, Refusal, TooMany
-from hubs.messaging.envelope import Publication
-from hubs.messaging.switchboard import ANSWERS, Member, switchboard
+from hubs.errors import NotFound, Refusal, TooMany, Unavailable
+from hubs.messaging.envelope import Audience, Publication
+from hubs.messaging.switchboard import ANSWERS, UNREACHABLE, Member, switchboard
 from hubs.protocols.frames import Payload
 from hubs.rules.names import canonical_hub
 from hubs.rules.roles import Permissions, TooManyOverrides
@@ -34,7 +39,12 @@ class LiveConnection(Member, Protocol):
 
 async def attach(connection: LiveConnection, groups: tuple[str, ...] = ()) -> None:
     """Make a new connection reachable, as a member of `groups`."""
-    await switchboard().attach(connection)
+    try:
+        await switchboard().attach(connection)
+    except Refusal:
+        raise
+    except Exception as problem:
+        raise Unavailable(UNREACHABLE) from problem
     for group in groups:
         await join_group(connection, group)
 
@@ -49,8 +59,8 @@ def detach(connection: LiveConnection) -> None:
 
 
 async def join_group(connection: LiveConnection, group: str) -> None:
-    """Make a connection a member of a group; joining twice is joining once."""
-    if group in connection.groups:
+    """Make a connection a member of a group; joining twice is joining once, and who has gone joins nothing."""
+    if group in connection.groups or connection not in switchboard():
         return
     if len(connection.groups) >= conf.settings.MAX_GROUPS_PER_CONNECTION:
         raise TooMany(f"A connection can be in at most {conf.settings.MAX_GROUPS_PER_CONNECTION} groups.")
@@ -62,7 +72,7 @@ async def join_group(connection: LiveConnection, group: str) -> None:
         raise
     except Exception as problem:
         connection.groups.discard(group)
-        raise Refusal("The other servers of this service cannot be reached.") from problem
+        raise Unavailable(UNREACHABLE) from problem
 
 
 async def leave_group(connection: LiveConnection, group: str) -> None:
@@ -71,7 +81,24 @@ async def leave_group(connection: LiveConnection, group: str) -> None:
     switchboard().leave(connection, group)
 
 
-# On the service as a whole
+# Sending. Nobody there to get it is no error; `excluded` connections do not get it, nor do those
+# that `filter` (text that rules/filters.py has accepted) is not true for. `ttl_secs` is how long a
+# message may wait for a client that is away; none can be away yet, so it has no effect so far.
+# Where the other processes cannot be reached nobody gets it: servers try again after such a refusal,
+# and must not reach anybody twice.
+
+
+async def send_to_all(
+    hub: str,
+    payload: Payload,
+    *,
+    excluded: tuple[str, ...] = (),
+    filter: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    ttl_secs: int | None = None,
+) -> None:
+    """Send a server message to every connection of a hub."""
+    await _publish(Audience(canonical_hub(hub), filter=filter, excluded=excluded), payload, metadata)
 
 
 async def send_to_group(
@@ -80,24 +107,60 @@ async def send_to_group(
     payload: Payload,
     *,
     from_user_id: str | None = None,
-    metadata: Mapping[str, str] | None = None,
     excluded: tuple[str, ...] = (),
+    filter: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    ttl_secs: int | None = None,
+    all_or_nobody: bool = True,
 ) -> None:
-    """Publish to all members of a group, in every process, but the `excluded` connections.
+    """Publish to the members of a group. The sender needs no membership.
 
-    The sender needs no membership, and a group without members is no error.
+    Clients ask with `all_or_nobody` False: the members of their own process get it first, and also
+    where the other processes cannot be reached.
     """
-    await switchboard().publish(
-        Publication(
-            hub=canonical_hub(hub),
-            group=group,
-            data_type=payload.data_type,
-            data=payload.data,
-            from_user_id=from_user_id,
-            metadata=dict(metadata) if metadata else None,
-            excluded=excluded,
-        )
-    )
+    audience = Audience(canonical_hub(hub), group=group, filter=filter, excluded=excluded)
+    await _publish(audience, payload, metadata, from_user_id, all_or_nobody=all_or_nobody)
+
+
+async def send_to_user(
+    hub: str,
+    user_id: str,
+    payload: Payload,
+    *,
+    filter: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    ttl_secs: int | None = None,
+) -> None:
+    """Send a server message to every connection of a user."""
+    await _publish(Audience(canonical_hub(hub), user_id=user_id, filter=filter), payload, metadata)
+
+
+async def send_to_connection(
+    hub: str,
+    connection_id: str,
+    payload: Payload,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    ttl_secs: int | None = None,
+) -> None:
+    """Send a server message to one connection."""
+    await _publish(Audience(canonical_hub(hub)), payload, metadata, connection=connection_id)
+
+
+async def _publish(
+    audience: Audience,
+    payload: Payload,
+    metadata: Mapping[str, str] | None,
+    from_user_id: str | None = None,
+    connection: str | None = None,
+    all_or_nobody: bool = True,
+) -> None:
+    copied = dict(metadata) if metadata else None
+    publication = Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection)
+    await switchboard().publish(publication, all_or_nobody=all_or_nobody)
+
+
+# Closing. Each returns when the connections are gone from every process.
 
 
 async def close_connection(hub: str, connection_id: str, reason: str | None = None) -> None:
@@ -105,12 +168,99 @@ async def close_connection(hub: str, connection_id: str, reason: str | None = No
     await _ask("close", hub, connection_id, reason=reason)
 
 
+async def close_all(hub: str, *, excluded: tuple[str, ...] = (), reason: str | None = None) -> None:
+    """Close every connection of a hub."""
+    await _ask_everybody("close", Audience(canonical_hub(hub), excluded=excluded), reason=reason)
+
+
+async def close_group(hub: str, group: str, *, excluded: tuple[str, ...] = (), reason: str | None = None) -> None:
+    """Close every connection that is a member of a group."""
+    await _ask_everybody("close", Audience(canonical_hub(hub), group=group, excluded=excluded), reason=reason)
+
+
+async def close_user(hub: str, user_id: str, *, excluded: tuple[str, ...] = (), reason: str | None = None) -> None:
+    """Close every connection of a user."""
+    await _ask_everybody("close", Audience(canonical_hub(hub), user_id=user_id, excluded=excluded), reason=reason)
+
+
+# Who is there
+
+
 async def connection_exists(hub: str, connection_id: str) -> bool:
-    """Tell whether a connection is open, in any process. Never raises NotFound."""
+    """Tell whether a connection is open, in any process."""
     try:
-        return await _ask("exists", hub, connection_id)
+        return bool(await _ask("count", hub, connection_id))
     except NotFound:
         return False
+
+
+async def group_exists(hub: str, group: str) -> bool:
+    """Tell whether a group has a member."""
+    return await _ask_everybody("count", Audience(canonical_hub(hub), group=group)) > 0
+
+
+async def user_exists(hub: str, user_id: str) -> bool:
+    """Tell whether a user has a connection."""
+    return await _ask_everybody("count", Audience(canonical_hub(hub), user_id=user_id)) > 0
+
+
+async def list_group(hub: str, group: str, *, after: str | None, limit: int) -> list[tuple[str, str | None]]:
+    """Give connection id and user id of a group's members, in order of the id.
+
+    At most `limit` of them, beginning behind the id `after`: members that come and go meanwhile
+    neither repeat nor hide others.
+    """
+    audience = Audience(canonical_hub(hub), group=group)
+    pages = await switchboard().ask_everybody("list", audience, {"after": after, "limit": limit})
+    merged = heapq.merge(*pages, key=lambda row: row[0])
+    return [(connection_id, user_id) for connection_id, user_id in islice(merged, limit)]
+
+
+# Memberships given by servers; they need no role, and give none
+
+
+async def add_connection_to_group(hub: str, connection_id: str, group: str) -> None:
+    """Make one connection a member of a group. Raises NotFound, TooMany."""
+    await _ask("join", hub, connection_id, groups=[group])
+
+
+async def remove_connection_from_group(hub: str, connection_id: str, group: str) -> None:
+    """End one connection's membership of a group. Raises NotFound."""
+    await _ask("leave", hub, connection_id, groups=[group])
+
+
+async def remove_connection_from_all_groups(hub: str, connection_id: str) -> None:
+    """End all memberships of one connection. Raises NotFound."""
+    await _ask("leave", hub, connection_id, groups=None)
+
+
+async def add_user_to_group(hub: str, user_id: str, group: str) -> None:
+    """Make the present connections of a user members of a group. Raises NotFound when there are none."""
+    if not await _ask_everybody("join", Audience(canonical_hub(hub), user_id=user_id), groups=[group]):
+        raise NotFound(f"User `{user_id}` is not found.")
+
+
+async def remove_user_from_group(hub: str, user_id: str, group: str) -> None:
+    """End the membership of all connections of a user in a group."""
+    await _ask_everybody("leave", Audience(canonical_hub(hub), group=group, user_id=user_id), groups=[group])
+
+
+async def remove_user_from_all_groups(hub: str, user_id: str) -> None:
+    """End all memberships of all connections of a user."""
+    await _ask_everybody("leave", Audience(canonical_hub(hub), user_id=user_id), groups=None)
+
+
+async def add_to_groups(hub: str, groups: Sequence[str], filter: str | None = None) -> None:
+    """Make the present connections of a hub members of groups."""
+    await _ask_everybody("join", Audience(canonical_hub(hub), filter=filter), groups=list(groups))
+
+
+async def remove_from_groups(hub: str, groups: Sequence[str], filter: str | None = None) -> None:
+    """End the membership of the present connections of a hub in groups."""
+    await _ask_everybody("leave", Audience(canonical_hub(hub), filter=filter), groups=list(groups))
+
+
+# Permissions of one connection, changed while it is open
 
 
 async def grant(hub: str, connection_id: str, permission: str, group: str) -> None:
@@ -125,16 +275,22 @@ async def revoke(hub: str, connection_id: str, permission: str, group: str) -> N
 
 async def check(hub: str, connection_id: str, permission: str, group: str) -> bool:
     """Tell whether a connection may use `permission` on a group. Raises NotFound."""
-    return await _ask("check", hub, connection_id, permission=permission, group=group)
+    return bool(await _ask("check", hub, connection_id, permission=permission, group=group))
 
 
-async def _ask(verb: str, hub: str, connection_id: str, **arguments: str | None) -> bool:
+async def _ask(verb: str, hub: str, connection_id: str, **arguments: Any) -> Any:
     return await switchboard().ask(verb, canonical_hub(hub), connection_id, arguments)
 
 
-# What the home of a connection does when it is asked
+async def _ask_everybody(verb: str, audience: Audience, **arguments: Any) -> int:
+    """Ask, and add up the numbers that come back."""
+    return sum(await switchboard().ask_everybody(verb, audience, arguments))
 
-Answering = TypeVar("Answering", bound=Callable[[LiveConnection, dict[str, str | None]], Awaitable[bool]])
+
+# What a process does when it is asked. Each row gets the connections of this process that are
+# meant; most give how many these were.
+
+Answering = TypeVar("Answering", bound=Callable[[Sequence[LiveConnection], dict[str, Any]], Awaitable[Any]])
 
 
 def _answers(verb: str) -> Callable[[Answering], Answering]:
@@ -145,38 +301,64 @@ def _answers(verb: str) -> Callable[[Answering], Answering]:
     return register
 
 
-@_answers("exists")
-async def _exists(connection: LiveConnection, arguments: dict[str, str | None]) -> bool:
-    return True
+@_answers("count")
+async def _count(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
+    return len(connections)
+
+
+@_answers("list")
+async def _list(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> list[tuple[str, str | None]]:
+    after = arguments["after"] or ""
+    rows = ((connection.id, connection.user_id) for connection in connections if connection.id > after)
+    return heapq.nsmallest(arguments["limit"], rows, key=lambda row: row[0])
 
 
 @_answers("close")
-async def _close(connection: LiveConnection, arguments: dict[str, str | None]) -> bool:
+async def _close(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     reason = arguments.get("reason")
     # Applications compare this text.
     message = "Application server closed the connection." + (f" Reason: {reason}" if reason else "")
-    connection.close(1000, reason or "", message=message)
-    return True
+    for connection in connections:
+        connection.close(1000, reason or "", message=message)
+    return len(connections)
+
+
+@_answers("join")
+async def _join(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
+    for connection in connections:
+        for group in arguments["groups"]:
+            await join_group(connection, group)
+    return len(connections)
+
+
+@_answers("leave")
+async def _leave(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
+    groups = arguments["groups"]
+    for connection in connections:
+        for group in list(connection.groups) if groups is None else groups:
+            await leave_group(connection, group)
+    return len(connections)
 
 
 @_answers("grant")
-async def _grant(connection: LiveConnection, arguments: dict[str, str | None]) -> bool:
-    return _set_permission(connection, arguments, allowed=True)
+async def _grant(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
+    return _set_permission(connections, arguments, allowed=True)
 
 
 @_answers("revoke")
-async def _revoke(connection: LiveConnection, arguments: dict[str, str | None]) -> bool:
-    return _set_permission(connection, arguments, allowed=False)
+async def _revoke(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
+    return _set_permission(connections, arguments, allowed=False)
 
 
 @_answers("check")
-async def _check(connection: LiveConnection, arguments: dict[str, str | None]) -> bool:
-    return connection.permissions[arguments["permission"] or ""].allows(arguments["group"] or "")
+async def _check(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> bool:
+    return all(connection.permissions[arguments["permission"]].allows(arguments["group"]) for connection in connections)
 
 
-def _set_permission(connection: LiveConnection, arguments: dict[str, str | None], *, allowed: bool) -> bool:
-    try:
-        connection.permissions[arguments["permission"] or ""].set_literal(arguments["group"] or "", allowed)
-    except TooManyOverrides as problem:
-        raise TooMany(str(problem)) from None
-    return True
+def _set_permission(connections: Sequence[LiveConnection], arguments: dict[str, Any], *, allowed: bool) -> int:
+    for connection in connections:
+        try:
+            connection.permissions[arguments["permission"]].set_literal(arguments["group"], allowed)
+        except TooManyOverrides as problem:
+            raise TooMany(str(problem)) from None
+    return len(connections)

@@ -168,6 +168,8 @@ WEBPUBSUB = {
     "DEFAULT_HUB": env.str("DEFAULT_HUB", default="chat"),
     "NEGOTIATE_RATE_ANONYMOUS": env.str("NEGOTIATE_RATE_ANONYMOUS", default="120/min"),
     "NEGOTIATE_RATE_USER": env.str("NEGOTIATE_RATE_USER", default="600/min"),
+    "MANAGE_RATE": env.str("MANAGE_RATE", default="600/min"),
+    "REST_RATE": env.str("REST_RATE", default="") or None,
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
 }
 if WEBPUBSUB["TRUST_FORWARDED_HEADERS"]:

@@ -56,7 +56,9 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_every_setting_is_described() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
-    in_settings = set(re.findall(r'(?:env\.\w+|_number|_switch)\(\s*"([A-Z_]+)"', (ROOT / "pubsub_site/settings.py").read_text()))
+    in_settings = set(
+        re.findall(r'(?:env\.\w+|_number|_switch)\(\s*"([A-Z_]+)"', (ROOT / "pubsub_site/settings.py").read_text())
+    )
     assert in_settings, "no variable found: has settings.py changed its way of reading them?"
     assert [name for name in sorted(in_settings | set(conf.OPTIONS)) if f"`{name}`" not in text] == []
 

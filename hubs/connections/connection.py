@@ -216,6 +216,7 @@ class Connection:
             from_user_id=self.user_id,
             metadata=frame.metadata,
             excluded=(self.id,) if frame.no_echo else (),
+            all_or_nobody=False,
         )
 
     async def _event(self, frame: UserEvent) -> None:

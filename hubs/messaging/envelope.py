@@ -1,61 +1,94 @@
 """What one process of the service says to another, as bytes.
 
-    Publication   a group's members are to get this
-    Question      do or tell something about a connection of yours
+    Publication   whoever is meant is to get this message
+    Question      do or tell something about a connection of yours, or about all that are meant
     Answer        how that went
+    Hello         I am here
+    Goodbye       I am not here any more
 
-Layer group names allow few characters, and a group may be called anything; so an address is hashed
-into the layer's name, and the real names travel inside.
+Layer group names allow few characters, and a hub or group may be called anything; so an address is
+hashed into the layer's name, and the real names travel inside.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
-from hubs.protocols.frames import GroupMessage, Payload
+from hubs.protocols.frames import GroupMessage, Payload, ServerMessage
+
+
+class Audience(msgspec.Struct, frozen=True, array_like=True):
+    """Which connections of a hub are meant: all that every given part holds for.
+
+    `group`: members of it; `user_id`: the user's; `filter`: those it is true for (rules/filters.py);
+    `excluded`: connection ids that are not meant. Nothing given means the whole hub.
+    """
+
+    hub: str
+    group: str | None = None
+    user_id: str | None = None
+    filter: str | None = None
+    excluded: tuple[str, ...] = ()
 
 
 class Publication(msgspec.Struct, frozen=True, array_like=True, tag="p"):
-    """A message for the members of a group. `excluded`: connection ids that do not get it."""
+    """A message for an audience. `connection`: for that one connection only."""
 
-    hub: str
-    group: str
+    audience: Audience
     data_type: str
     data: bytes
     from_user_id: str | None = None
     metadata: dict[str, str] | None = None
-    excluded: tuple[str, ...] = ()
+    connection: str | None = None
 
     @property
-    def frame(self) -> GroupMessage:
-        """The publication as members are told of it."""
-        return GroupMessage(self.group, Payload(self.data_type, self.data), self.from_user_id, self.metadata)
+    def frame(self) -> GroupMessage | ServerMessage:
+        """The publication as those who get it are told of it."""
+        payload = Payload(self.data_type, self.data)
+        if self.audience.group is None or self.connection is not None:
+            return ServerMessage(payload, self.metadata)
+        return GroupMessage(self.audience.group, payload, self.from_user_id, self.metadata)
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, tag="q"):
-    """Something one process asks the home of a connection. `about` is the connection's id."""
+    """Something a process asks: the home of `connection`, or, without one, everybody about an audience."""
 
     number: int
     asker: str
     verb: str
-    hub: str
-    about: str
-    arguments: dict[str, str | None] = {}
+    audience: Audience
+    connection: str | None = None
+    arguments: dict[str, Any] = {}
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     """What came of a question. `problem` names the refusal, if it was one; then `message` explains."""
 
     number: int
-    value: bool = True
+    process: str
+    value: Any = None
     problem: str | None = None
     message: str = ""
 
 
-Envelope = Publication | Question | Answer
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="h"):
+    """A process is here. `first`: it has just come, and wants to know who else is."""
+
+    process: str
+    first: bool = False
+
+
+class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="g"):
+    """A process stops; its connections are gone."""
+
+    process: str
+
+
+Envelope = Publication | Question | Answer | Hello | Goodbye
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Envelope] = msgspec.msgpack.Decoder(Envelope)
@@ -69,12 +102,22 @@ def decode(body: bytes) -> Envelope:
 # Names have up to 1024 characters, so this may grow to some megabytes.
 @lru_cache(maxsize=8192)
 def group_address(hub: str, group: str) -> str:
-    """The layer's name for a group of a hub."""
+    """The layer's name for the members of a group."""
     digest = blake2b(group.encode("utf-8", "surrogatepass"), key=hub.encode()[:64], digest_size=20)
     digest.update(b"\0" + hub.encode())
     return f"g.{digest.hexdigest()}"
 
 
+@lru_cache(maxsize=1024)
+def hub_address(hub: str) -> str:
+    """The layer's name for all connections of a hub."""
+    return f"h.{blake2b(hub.encode(), digest_size=20).hexdigest()}"
+
+
 def process_address(process: str) -> str:
     """The layer's name under which one process is asked."""
     return f"p.{process}"
+
+
+# The layer's name under which all processes hear each other.
+EVERYBODY = "everybody"

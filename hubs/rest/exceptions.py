@@ -5,6 +5,8 @@
         ├── BadRequest         400  Error.BadRequest
         ├── NotAllowed         403  Error.Forbidden
         ├── NotExisted         404  the code of the operation's row
+        ├── TooLarge           413  Error.RequestEntityTooLarge
+        ├── Unsupported        415  Error.UnsupportedMediaType
         └── Unavailable        503  Error.ServiceUnavailable
 
 Views raise these, DRF's own (401, 405, 429 …) or let a Refusal of `hubs.errors` pass; `handler`
@@ -64,6 +66,22 @@ class NotExisted(Problem):
     code = "Error.NotFound"
 
 
+class TooLarge(Problem):
+    """The body is larger than this service takes."""
+
+    status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "Error.RequestEntityTooLarge"
+    target = "body"
+
+
+class Unsupported(Problem):
+    """The body is of a type or encoding that this operation does not read."""
+
+    status_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "Error.UnsupportedMediaType"
+    target = "Content-Type"
+
+
 class Unavailable(Problem):
     """The service cannot do its work at the moment, through no fault of the caller."""
 
@@ -84,6 +102,7 @@ CODES: Mapping[int, str] = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Error.UnsupportedMediaType",
     HTTPStatus.TOO_MANY_REQUESTS: "Error.TooManyRequests",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Error.InternalServerError",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Error.ServiceUnavailable",
 }
 
 
@@ -121,12 +140,16 @@ def handler(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
         case drf.APIException():
             return error(problem.status_code, _sentence(problem.detail), headers=_headers(problem))
         case errors.NotFound():
-            return error(
-                HTTPStatus.NOT_FOUND, problem.message, code=getattr(row, "missing", None) or None, target="Connection"
-            )
+            code = getattr(row, "missing", "")
+            # The code says what is not there: Warning.User.NotExisted.
+            target = code.split(".")[1] if code else "Connection"
+            return error(HTTPStatus.NOT_FOUND, problem.message, code=code or None, target=target)
         case errors.TooMany():
             status = getattr(row, "too_many", HTTPStatus.TOO_MANY_REQUESTS)
-            return error(status, problem.message, target="Connection")
+            headers = {"Retry-After": "1"} if status == HTTPStatus.TOO_MANY_REQUESTS else None
+            return error(status, problem.message, target="Connection", headers=headers)
+        case errors.Unavailable():
+            return error(HTTPStatus.SERVICE_UNAVAILABLE, problem.message, headers={"Retry-After": "1"})
         case Http404():
             return error(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
         case PermissionDenied():

@@ -31,9 +31,14 @@ class Parameters:
 
     def integer(self, name: str, *, default: int, least: int, most: int = MAX_INTEGER) -> int:
         """The value of a whole-number parameter. Raises BadRequest."""
+        value = self.integer_or_none(name, least=least, most=most)
+        return default if value is None else value
+
+    def integer_or_none(self, name: str, *, least: int, most: int = MAX_INTEGER) -> int | None:
+        """The value of a whole-number parameter; None when it is not there. Raises BadRequest."""
         text = self.one(name)
         if text is None:
-            return default
+            return None
         # isdecimal() alone would let digits of every script pass, and int() takes spaces and underscores.
         if text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= most:
             return int(text)

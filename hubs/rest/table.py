@@ -15,36 +15,79 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from hubs.rest import exceptions, versions
+from hubs.rest.data_plane import DataPlane
 from hubs.rest.paths import raw_path, segments
-from hubs.rest.views import ClientTokens, Connections, DataPlane, Health, Permissions
+from hubs.rest.views import ClientTokens, Connections, Everybody, Groups, Health, Permissions, Users
 
 _MAX_ECHOED_CHARACTERS = 256
 
 
 class Row(NamedTuple):
-    """One operation. `missing` is the error code when its target is not there, `too_many` the status at a bound."""
+    """One operation. `ok` is its status when done, `options` the query parameters that go on to its verb.
+
+    `missing` is the error code when its target is not there, `too_many` the status at a bound.
+    """
 
     method: str
     path: str
     view: type[DataPlane]
     verb: str
+    ok: HTTPStatus = HTTPStatus.OK
     missing: str = ""
+    options: tuple[str, ...] = ()
     too_many: HTTPStatus = HTTPStatus.TOO_MANY_REQUESTS
 
 
+_ACCEPTED, _NO_CONTENT, _CONFLICT = HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT, HTTPStatus.CONFLICT
+
+_TO_ONE = ("messageTtlSeconds",)
+_TO_A_USER = ("filter", *_TO_ONE)
+_TO_MANY = ("excluded", *_TO_A_USER)
+_CLOSE_ONE = ("reason",)
+_CLOSE_MANY = ("excluded", *_CLOSE_ONE)
+
+# Error codes, as the cloud service words them.
+_NO_CONNECTION = "Error.Connection.NotExisted"
+_CONNECTION_GONE = "Warning.Connection.NotExisted"
+_PERMISSION_GONE = "Info.Connection.NotExisted"
+_GROUP_GONE = "Warning.Group.NotExisted"
+_USER_GONE = "Warning.User.NotExisted"
+
 _HUB = "/api/hubs/{hub}"
 _CONNECTION = f"{_HUB}/connections/{{connection_id}}"
+_GROUP = f"{_HUB}/groups/{{group}}"
+_MEMBER = f"{_GROUP}/connections/{{connection_id}}"
 _PERMISSION = f"{_HUB}/permissions/{{permission}}/connections/{{connection_id}}"
+_USER = f"{_HUB}/users/{{user_id}}"
+_USER_GROUP = f"{_USER}/groups/{{group}}"
 
 ROWS = (
     Row("HEAD", "/api/health", Health, "check"),
     Row("GET", "/api/health", Health, "check"),
     Row("POST", f"{_HUB}/:generateToken", ClientTokens, "generate"),
-    Row("HEAD", _CONNECTION, Connections, "exists", missing="Warning.Connection.NotExisted"),
-    Row("DELETE", _CONNECTION, Connections, "close"),
-    Row("HEAD", _PERMISSION, Permissions, "check", missing="Info.Connection.NotExisted"),
-    Row("PUT", _PERMISSION, Permissions, "grant", "Info.Connection.NotExisted", HTTPStatus.CONFLICT),
-    Row("DELETE", _PERMISSION, Permissions, "revoke", too_many=HTTPStatus.CONFLICT),
+    Row("POST", f"{_HUB}/:send", Everybody, "send", _ACCEPTED, options=_TO_MANY),
+    Row("POST", f"{_HUB}/:closeConnections", Everybody, "close", _NO_CONTENT, options=_CLOSE_MANY),
+    Row("POST", f"{_HUB}/:addToGroups", Everybody, "add_to_groups", too_many=_CONFLICT),
+    Row("POST", f"{_HUB}/:removeFromGroups", Everybody, "remove_from_groups"),
+    Row("HEAD", _CONNECTION, Connections, "exists", missing=_CONNECTION_GONE),
+    Row("DELETE", _CONNECTION, Connections, "close", _NO_CONTENT, options=_CLOSE_ONE),
+    Row("POST", f"{_CONNECTION}/:send", Connections, "send", _ACCEPTED, options=_TO_ONE),
+    Row("DELETE", f"{_CONNECTION}/groups", Connections, "leave_all", _NO_CONTENT),
+    Row("HEAD", _GROUP, Groups, "exists", missing=_GROUP_GONE),
+    Row("POST", f"{_GROUP}/:send", Groups, "send", _ACCEPTED, options=_TO_MANY),
+    Row("POST", f"{_GROUP}/:closeConnections", Groups, "close", _NO_CONTENT, options=_CLOSE_MANY),
+    Row("GET", f"{_GROUP}/connections", Groups, "connections"),
+    Row("PUT", _MEMBER, Groups, "add", missing=_NO_CONNECTION, too_many=_CONFLICT),
+    Row("DELETE", _MEMBER, Groups, "remove", _NO_CONTENT),
+    Row("PUT", _PERMISSION, Permissions, "grant", missing=_PERMISSION_GONE, too_many=_CONFLICT),
+    Row("DELETE", _PERMISSION, Permissions, "revoke", _NO_CONTENT, too_many=_CONFLICT),
+    Row("HEAD", _PERMISSION, Permissions, "check", missing=_PERMISSION_GONE),
+    Row("HEAD", _USER, Users, "exists", missing=_USER_GONE),
+    Row("POST", f"{_USER}/:send", Users, "send", _ACCEPTED, options=_TO_A_USER),
+    Row("POST", f"{_USER}/:closeConnections", Users, "close", _NO_CONTENT, options=_CLOSE_MANY),
+    Row("PUT", _USER_GROUP, Users, "join", missing=_USER_GONE, too_many=_CONFLICT),
+    Row("DELETE", _USER_GROUP, Users, "leave", _NO_CONTENT),
+    Row("DELETE", f"{_USER}/groups", Users, "leave_all", _NO_CONTENT),
 )
 
 

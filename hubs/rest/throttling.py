@@ -1,14 +1,24 @@
-"""How often one caller may negotiate. The counts are kept in Django's cache, so Redis shares them between processes."""
+"""How often one caller may negotiate, and how often one access key may call the data plane.
+
+The counts are kept in Django's cache, so Redis shares them between processes.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
+import time
 
+from django.core.cache import cache
 from rest_framework.request import Request
-from rest_framework.throttling import SimpleRateThrottle
+from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
 from rest_framework.views import APIView
 
 from hubs import conf
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_SECS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # A household or a rented server has at least this much IPv6 of its own.
 _IPV6_NEIGHBOURHOOD = 64
@@ -55,6 +65,39 @@ class PerAddress(_NegotiateRate):
         if request.user.is_authenticated:
             return None
         return self.cache_format % {"scope": self.scope, "ident": _neighbourhood(self.get_ident(request) or "")}
+
+
+class PerKey(BaseThrottle):
+    """Data plane calls made with one access key.
+
+    Servers call often, so a call costs one counter, not a list of times as above: calls are counted
+    in periods of fixed length. Around the turn of a period a key may get up to twice its rate.
+    """
+
+    _waiting = 0.0
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        """Count the call; False when the key has had its calls of this period."""
+        rate = conf.settings.REST_RATE
+        key = getattr(request.user, "key", None)
+        if rate is None or not key:
+            return True
+        most, _, unit = rate.partition("/")
+        period = _PERIOD_SECS[unit[0]]
+        number, gone = divmod(time.time(), period)
+        self._waiting = period - gone
+        counter = f"rest_rate:{key}:{int(number)}"
+        try:
+            cache.add(counter, 0, timeout=period + 1)
+            return cache.incr(counter) <= int(most)
+        except Exception as problem:
+            # A cache that is away says nothing about this caller; refusing everybody would be worse than not counting.
+            logger.warning("Calls cannot be counted: %s", problem)
+            return True
+
+    def wait(self) -> float:
+        """Seconds until the next period."""
+        return self._waiting
 
 
 def _neighbourhood(address: str) -> str:

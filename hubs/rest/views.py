@@ -1,6 +1,7 @@
 """What the rows of the table do: read the request, call the verb, answer.
 
-Everything that is the same for all of them (token, version, hub name, errors) is in `DataPlane`.
+Everything that is the same for all of them (token, version, names, parameters, errors) is in
+hubs/rest/data_plane.py.
 """
 
 from __future__ import annotations
@@ -9,59 +10,16 @@ import contextlib
 from http import HTTPStatus
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.viewsets import ViewSet
 
-from hubs import client_urls, conf, errors, hub_settings, operations
-from hubs.rest import endpoints, exceptions
-from hubs.rest.authentication import AccessKeyAuthentication
-from hubs.rest.exceptions import BadRequest, NotExisted
-from hubs.rest.parameters import Parameters
-from hubs.rest.rendering import JSONForEverybody, Utf8JSON
-from hubs.rest.versions import ApiVersion
+from hubs import client_urls, errors, operations
+from hubs.rest import bodies, endpoints, paging
+from hubs.rest.data_plane import DataPlane, checked_filter
+from hubs.rest.exceptions import BadRequest
 from hubs.rules import names, roles, tokens
-
-
-class DataPlane(ViewSet):
-    """An operation that servers call. DRF checks the version first, then the token; nothing is read before."""
-
-    versioning_class = ApiVersion
-    authentication_classes = [AccessKeyAuthentication]
-    permission_classes = []
-    throttle_classes = []
-    renderer_classes = [Utf8JSON]
-    content_negotiation_class = JSONForEverybody
-
-    # The row of the table that led here, for the error codes it names.
-    row: Any = None
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Check what all operations have in common."""
-        super().initial(request, *args, **kwargs)
-        self.parameters = Parameters(request.query_params)
-        if "hub" in kwargs:
-            self.hub = _hub(kwargs["hub"])
-
-    def get_exception_handler(self) -> Any:
-        """Errors look as everywhere in this room."""
-        return exceptions.handler
-
-    @property
-    def default_response_headers(self) -> dict[str, str]:
-        """None: `Allow` is told with a 405 alone."""
-        return {}
-
-
-def _hub(name: str) -> str:
-    if not names.is_hub_name(name):
-        raise BadRequest("Invalid hub name.", target="hub")
-    if conf.settings.REQUIRE_KNOWN_HUBS and not hub_settings.current().hub(name).known:
-        raise NotExisted(f"Hub `{name}` is not found.", target="hub", code="Error.Hub.NotExisted")
-    return names.canonical_hub(name)
 
 
 class Health(DataPlane):
@@ -71,7 +29,7 @@ class Health(DataPlane):
 
     def check(self, request: Request) -> Response:
         """Say yes."""
-        return Response()
+        return self.done()
 
 
 class ClientTokens(DataPlane):
@@ -100,7 +58,7 @@ class ClientTokens(DataPlane):
             )
         except client_urls.CannotIssue as problem:
             raise BadRequest(problem.message, target=_PARAMETER_OF.get(problem.field)) from None
-        return Response({"token": client_url.token})
+        return self.done({"token": client_url.token})
 
 
 # What `client_urls` calls a thing → what the parameter is called here.
@@ -118,21 +76,144 @@ def _check_client_type(name: str | None) -> None:
         raise BadRequest(f"This service has no endpoint for {name} clients; use Default.", target="clientType")
 
 
+class Everybody(DataPlane):
+    """All connections of a hub, or those of them that a filter chooses."""
+
+    def send(self, request: Request, hub: str) -> Response:
+        """Send to all."""
+        return self.publish(operations.send_to_all)
+
+    def close(self, request: Request, hub: str) -> Response:
+        """Close all."""
+        return self.close_all(operations.close_all)
+
+    def add_to_groups(self, request: Request, hub: str) -> Response:
+        """Make those that the filter chooses members of groups."""
+        self.perform(operations.add_to_groups, *_groups_and_filter(request))
+        return self.done()
+
+    def remove_from_groups(self, request: Request, hub: str) -> Response:
+        """End the memberships of those that the filter chooses."""
+        self.perform(operations.remove_from_groups, *_groups_and_filter(request))
+        return self.done()
+
+
+def _groups_and_filter(request: Request) -> tuple[tuple[str, ...], str | None]:
+    members = bodies.members(request._request)
+    groups = members.get("groups")
+    if not isinstance(groups, list) or not groups:
+        raise BadRequest("groups has to be a list of at least one group name.", target="groups")
+    if not all(isinstance(group, str) and names.is_group_name(group) for group in groups):
+        raise BadRequest("Invalid group name.", target="groups")
+    text = members.get("filter")
+    if text is not None and not isinstance(text, str):
+        raise BadRequest("filter has to be a text.", target="filter")
+    return tuple(dict.fromkeys(groups)), checked_filter(text)
+
+
 class Connections(DataPlane):
     """One connection."""
 
     def exists(self, request: Request, hub: str, connection_id: str) -> Response:
         """Tell whether it is open, or could still come back."""
-        if not async_to_sync(operations.connection_exists)(self.hub, connection_id):
+        if not self.perform(operations.connection_exists, connection_id):
             raise errors.NotFound(f"Connection `{connection_id}` is not found.")
-        return Response()
+        return self.done()
+
+    def send(self, request: Request, hub: str, connection_id: str) -> Response:
+        """Send to it. A message to nobody is accepted."""
+        return self.publish(operations.send_to_connection, connection_id)
 
     def close(self, request: Request, hub: str, connection_id: str) -> Response:
         """Close it, and tell its client why. Closing what is not there succeeds."""
-        reason = self.parameters.one("reason") or None
         with contextlib.suppress(errors.NotFound):
-            async_to_sync(operations.close_connection)(self.hub, connection_id, reason)
-        return Response(status=HTTPStatus.NO_CONTENT)
+            self.perform(operations.close_connection, connection_id, self.arguments["reason"])
+        return self.done()
+
+    def leave_all(self, request: Request, hub: str, connection_id: str) -> Response:
+        """Take it out of every group."""
+        with contextlib.suppress(errors.NotFound):
+            self.perform(operations.remove_connection_from_all_groups, connection_id)
+        return self.done()
+
+
+class Groups(DataPlane):
+    """The members of one group."""
+
+    def exists(self, request: Request, hub: str, group: str) -> Response:
+        """Tell whether it has a member; a group is nothing besides."""
+        if not self.perform(operations.group_exists, group):
+            raise errors.NotFound(f"Group `{group}` is not found.")
+        return self.done()
+
+    def send(self, request: Request, hub: str, group: str) -> Response:
+        """Send to its members."""
+        return self.publish(operations.send_to_group, group)
+
+    def close(self, request: Request, hub: str, group: str) -> Response:
+        """Close its members."""
+        return self.close_all(operations.close_group, group)
+
+    def connections(self, request: Request, hub: str, group: str) -> Response:
+        """List its members, in the order of their ids, a page at a time."""
+        page = paging.read(self.parameters, "api", "hubs", self.hub, "groups", group, "connections")
+        found = self.perform(operations.list_group, group, after=page.after, limit=page.limit)
+        shown = page.shown(found)
+        listing: dict[str, Any] = {"value": [_member(*member) for member in shown]}
+        next_link = page.next_link(request._request, found, shown[-1][0] if shown else "")
+        if next_link is not None:
+            listing["nextLink"] = next_link
+        return self.done(listing)
+
+    def add(self, request: Request, hub: str, group: str, connection_id: str) -> Response:
+        """Make a connection a member; being one already is success."""
+        self.perform(operations.add_connection_to_group, connection_id, group)
+        return self.done()
+
+    def remove(self, request: Request, hub: str, group: str, connection_id: str) -> Response:
+        """End a connection's membership; not being a member is success."""
+        with contextlib.suppress(errors.NotFound):
+            self.perform(operations.remove_connection_from_group, connection_id, group)
+        return self.done()
+
+
+def _member(connection_id: str, user_id: str | None) -> dict[str, str]:
+    return {"connectionId": connection_id} | ({} if user_id is None else {"userId": user_id})
+
+
+class Users(DataPlane):
+    """All present connections of one user."""
+
+    def exists(self, request: Request, hub: str, user_id: str) -> Response:
+        """Tell whether the user has a connection."""
+        if not self.perform(operations.user_exists, user_id):
+            raise errors.NotFound(f"User `{user_id}` is not found.")
+        return self.done()
+
+    def send(self, request: Request, hub: str, user_id: str) -> Response:
+        """Send to all of them."""
+        return self.publish(operations.send_to_user, user_id)
+
+    def close(self, request: Request, hub: str, user_id: str) -> Response:
+        """Close all of them."""
+        return self.close_all(operations.close_user, user_id)
+
+    def join(self, request: Request, hub: str, user_id: str, group: str) -> Response:
+        """Make all of them members of a group. Later connections of the user are not."""
+        self.perform(operations.add_user_to_group, user_id, group)
+        return self.done()
+
+    def leave(self, request: Request, hub: str, user_id: str, group: str) -> Response:
+        """End their membership of a group."""
+        with contextlib.suppress(errors.NotFound):
+            self.perform(operations.remove_user_from_group, user_id, group)
+        return self.done()
+
+    def leave_all(self, request: Request, hub: str, user_id: str) -> Response:
+        """Take them out of every group."""
+        with contextlib.suppress(errors.NotFound):
+            self.perform(operations.remove_user_from_all_groups, user_id)
+        return self.done()
 
 
 # In lower case. The numbers are the ones .NET's enumeration has; there they parse, so they do here.
@@ -163,20 +244,20 @@ class Permissions(DataPlane):
 
     def grant(self, request: Request, hub: str, permission: str, connection_id: str) -> Response:
         """Give it."""
-        async_to_sync(operations.grant)(self.hub, connection_id, self.permission, self.group)
-        return Response()
+        self.perform(operations.grant, connection_id, self.permission, self.group)
+        return self.done()
 
     def revoke(self, request: Request, hub: str, permission: str, connection_id: str) -> Response:
         """Take it, whatever roles the connection has. A connection that is not there has none already."""
         with contextlib.suppress(errors.NotFound):
-            async_to_sync(operations.revoke)(self.hub, connection_id, self.permission, self.group)
-        return Response(status=HTTPStatus.NO_CONTENT)
+            self.perform(operations.revoke, connection_id, self.permission, self.group)
+        return self.done()
 
     def check(self, request: Request, hub: str, permission: str, connection_id: str) -> Response:
         """Tell whether the connection has it, from a grant or from its roles."""
-        if not async_to_sync(operations.check)(self.hub, connection_id, self.permission, self.group):
+        if not self.perform(operations.check, connection_id, self.permission, self.group):
             raise errors.NotFound(f"Connection `{connection_id}` does not have this permission.")
-        return Response()
+        return self.done()
 
 
 @csrf_exempt

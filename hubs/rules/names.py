@@ -6,7 +6,8 @@ Sources: the Azure REST description (hub pattern), the client protocol's limits 
 import re
 
 # Written out: str.isalpha() would let letters of every script pass.
-_HUB = re.compile(r"[A-Za-z][A-Za-z0-9_`,.\[\]]{0,127}")
+HUB = r"[A-Za-z][A-Za-z0-9_`,.\[\]]{0,127}"
+_HUB = re.compile(HUB)
 _EVENT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 
 MAX_GROUP_CHARACTERS = 1024

@@ -12,7 +12,9 @@ import re
 # join of the Python client hung. A pause of 1 ms cured it where it was measured; 5 ms is for busier machines.
 ACK_PAUSE_SECS = 0.005
 
-_MISSES_FAST_ACKS = re.compile(r"azsdk-(?:python-webpubsub-client|java-azure-messaging-webpubsub-client)/", re.IGNORECASE)
+_MISSES_FAST_ACKS = re.compile(
+    r"azsdk-(?:python-webpubsub-client|java-azure-messaging-webpubsub-client)/", re.IGNORECASE
+)
 
 
 def ack_pause_secs(user_agent: str) -> float:

@@ -12,6 +12,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from hubs import conf
+from hubs.servers.upgrades import HttpProtocol
 
 LISTEN_BACKLOG = 2048
 
@@ -114,14 +115,14 @@ def server(application: Any) -> Server:
         Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=HttpProtocol,
             ws=WebSocketProtocol,
             ws_max_size=conf.settings.MAX_MESSAGE_BYTES * SERVER_LIMIT_FACTOR,
             ws_ping_interval=conf.settings.KEEP_ALIVE_SECS,
             ws_ping_timeout=conf.settings.KEEP_ALIVE_SECS,
             # Compression costs more memory per client than everything else together.
             ws_per_message_deflate=False,
-            lifespan="off",
+            lifespan="on",
             # Proxy headers are judged in one place, hubs/endpoints.py, by one setting.
             proxy_headers=False,
             server_header=False,

@@ -314,7 +314,7 @@ def test_a_role_that_grants_nothing_is_remarked(webpubsub: Run, keys: dict[str, 
 WRONG = [
     ("", "required: GROUP"),
     ("kye show", "'kye' is not a command here. Did you mean 'key'?"),
-    ("service", "Choose from: key, hub, client."),
+    ("nonsense", "Choose from: key, hub, client, service."),
     ("key", "required: COMMAND"),
     ("key shwo", "Did you mean 'show'?"),
     ("key regenerate", "--key-type"),

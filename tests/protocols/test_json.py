@@ -135,11 +135,13 @@ _MEMBERS = st.fixed_dictionaries(
 
 def _decoded(text: str) -> Upstream | None:
     """Decode; the one way to fail is a Disconnect that says so."""
+    frame, code = None, 1007
     try:
-        return CODEC.decode(text)
+        frame = CODEC.decode(text)
     except Disconnect as refused:
-        assert refused.code == 1007
-        return None
+        code = refused.code
+    assert code == 1007
+    return frame
 
 
 @given(st.text(st.characters(), max_size=200))

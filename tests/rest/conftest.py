@@ -14,6 +14,8 @@ from django.test import Client
 from hubs import conf, hub_settings
 from hubs.models import AccessKey, Hub
 
+from .doubles import Recorder
+
 # The name by which Django's test client calls the service, and the endpoint of its settings.
 HOST = "localhost:8080"
 ENDPOINT = f"http://{HOST}"
@@ -104,3 +106,11 @@ def call(client: Client, keys: list[str]) -> Callable[..., Any]:
         return client.generic(method, path, headers=headers, **options)
 
     return send
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Operations that only write down what they are asked."""
+    recorder = Recorder()
+    recorder.put_in(monkeypatch)
+    return recorder

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from rest_framework.authtoken.models import Token
 
 from hubs.rest.throttling import _neighbourhood
@@ -51,6 +52,65 @@ def test_a_limit_that_was_lowered_still_says_when_to_come_back(client, configure
     statuses(client, 5)
     configure(NEGOTIATE_RATE_ANONYMOUS="2/min")
     assert int(client.get("/negotiate")["Retry-After"]) == 60
+
+
+# The data plane
+
+
+def test_the_data_plane_has_no_limit_unless_set(call, recorder):
+    assert {call("HEAD", "/api/hubs/chat/users/ann").status_code for _ in range(60)} == {200}
+
+
+def test_calls_are_counted_by_access_key(client, call, keys, hub_keys, recorder, configure):
+    # By the hour, so that the test sits within one period (or two, hence the loop).
+    configure(REST_RATE="2/h")
+    own = hub_keys("chat")
+
+    def statuses_of(key: str, hub: str = "chat") -> list[int]:
+        return [call("DELETE", f"/api/hubs/{hub}/users/ann/groups", key=key).status_code for _ in range(3)]
+
+    for _ in range(2):
+        # Two hubs, one key: one count.
+        found = [*statuses_of(keys[0]), *statuses_of(keys[0], "other")]
+        if found == [204, 204, 429, 429, 429, 429]:
+            break
+        cache.clear()
+    assert found == [204, 204, 429, 429, 429, 429]
+    assert statuses_of(keys[1]) == [204, 204, 429]
+    assert statuses_of(own[0]) == [204, 204, 429]
+
+    refused = call("POST", "/api/hubs/chat/:closeConnections")
+    assert refused.status_code == 429
+    assert 1 <= int(refused["Retry-After"]) <= 3600
+    assert refused["x-ms-error-code"] == refused.json()["code"] == "Error.TooManyRequests"
+    # Whoever has no key is not counted, and takes nobody's calls away.
+    assert client.post("/api/hubs/chat/:closeConnections").status_code == 401
+    assert client.head("/api/health").status_code == 200
+
+
+def test_a_period_ends(call, recorder, configure, monkeypatch):
+    configure(REST_RATE="1/min")
+    now = 1_800_000_000.0
+    # Tokens are judged by the same clock.
+    monkeypatch.setattr("time.time", lambda: now)
+    path = "/api/hubs/chat/users/ann"
+    assert [call("HEAD", path).status_code for _ in range(2)] == [200, 429]
+    assert call("HEAD", path)["Retry-After"] == "60"
+    now += 59
+    assert call("HEAD", path)["Retry-After"] == "1"
+    now += 1
+    assert [call("HEAD", path).status_code for _ in range(2)] == [200, 429]
+
+
+def test_a_cache_that_is_away_refuses_nobody(call, recorder, configure, monkeypatch, caplog):
+    configure(REST_RATE="1/min")
+
+    def broken(*arguments, **options):
+        raise ConnectionError("Redis is not there")
+
+    monkeypatch.setattr("hubs.rest.throttling.cache.add", broken)
+    assert {call("HEAD", "/api/hubs/chat/users/ann").status_code for _ in range(3)} == {200}
+    assert "Calls cannot be counted" in caplog.text
 
 
 @pytest.mark.parametrize(

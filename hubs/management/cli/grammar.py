@@ -57,12 +57,16 @@ class Grammar(CommandParser):
 
 
 class Branch:
-    """One group of commands, such as `webpubsub key`."""
+    """One group of commands, such as `webpubsub key`; a group in a group, such as `service group`, is one as well."""
 
-    def __init__(self, tree: Any, name: str, summary: str) -> None:
-        self.name = name
+    def __init__(self, tree: Any, name: str, summary: str, *, within: str = "") -> None:
+        self.name = f"{within} {name}".strip()
         parser = tree.add_parser(name, help=summary, description=summary)
         self.commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def branch(self, name: str, summary: str) -> Branch:
+        """Add a group of commands within this one."""
+        return Branch(self.commands, name, summary, within=self.name)
 
     def command(self, name: str, run: Runner, summary: str, *, details: str = "", examples: Sequence[str] = ()) -> Any:
         """Add a command and give its parser, to which the caller adds what it takes."""

@@ -7,13 +7,15 @@ of Azure's hub resource; `anonymousUserIdPolicy` is ours.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import sys
 from typing import Any
 
-from django.db import transaction
+import msgspec
 from django.db.models import Count, QuerySet
 
+from hubs import administration, resources
 from hubs.management.cli import grammar
 from hubs.management.cli.output import Output, Record, Rows, yes_or_no
 from hubs.management.cli.trouble import Error
@@ -95,25 +97,25 @@ def existing(name: str) -> Hub:
 def create(options: argparse.Namespace, out: Output) -> None:
     """Create a hub."""
     name = grammar.chosen_hub(options)
-    with transaction.atomic():
-        hub, created = Hub.objects.get_or_create(name=name, defaults=_changes(options))
-    if not created:
-        raise Error(f"There is a hub {name} already. To change it: manage.py webpubsub hub update --hub-name {name} …")
-    _print(existing(hub.name), out)
+    try:
+        administration.create_hub(name, _changes(options))
+    except administration.AlreadyThere:
+        raise Error(
+            f"There is a hub {name} already. To change it: manage.py webpubsub hub update --hub-name {name} …"
+        ) from None
+    _print(existing(name), out)
 
 
-@transaction.atomic
 def update(options: argparse.Namespace, out: Output) -> None:
     """Change what the options name."""
     changes = _changes(options)
     name = grammar.chosen_hub(options)
     if not changes:
         grammar.fail_usage(options, "nothing to change: give --allow-anonymous or --allow-anonymous-user-ids")
-    hub = existing(name)
-    for field, value in changes.items():
-        setattr(hub, field, value)
-    hub.save()
-    _print(hub, out)
+    # Without such a hub the next line says what there is instead.
+    with contextlib.suppress(Hub.DoesNotExist):
+        administration.change_hub(name, changes)
+    _print(existing(name), out)
 
 
 def show(options: argparse.Namespace, out: Output) -> None:
@@ -145,7 +147,7 @@ def delete(options: argparse.Namespace, out: Output) -> None:
     hub = existing(grammar.chosen_hub(options))
     if not options.yes:
         _ask(hub)
-    hub.delete()
+    administration.delete_hub(hub)
     out.done(f"Deleted the settings of hub {hub.name}.")
 
 
@@ -173,14 +175,8 @@ def _counted() -> QuerySet[Any]:
 
 
 def _as_json(hub: Any) -> dict[str, Any]:
-    return {
-        "name": hub.name,
-        "properties": {
-            "anonymousConnectPolicy": "allow" if hub.anonymous_connect else "deny",
-            "anonymousUserIdPolicy": "allow" if hub.anonymous_user_ids else "deny",
-        },
-        "systemData": {"createdAt": hub.created_at.isoformat(), "lastModifiedAt": hub.updated_at.isoformat()},
-    }
+    data: dict[str, Any] = msgspec.to_builtins(resources.hub(hub))
+    return data
 
 
 def _print(hub: Any, out: Output) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.db import transaction
+import msgspec
 
-from hubs import conf
+from hubs import administration, resources
 from hubs.management.cli import grammar, hub
 from hubs.management.cli.output import Output, Record
 from hubs.management.cli.trouble import Error
 from hubs.models import AccessKey, Hub
-from hubs.rules import tokens
 
 
 def add_to(tree: Any) -> None:
@@ -58,23 +57,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def show(options: argparse.Namespace, out: Output) -> None:
     """Print the keys of the service, or of one hub."""
     scope = _scope(options)
-    keys = {key.slot: key for key in AccessKey.objects.filter(hub=scope)}
-    if not keys:
-        raise Error(_nothing_there(scope))
-    _print(keys, out)
+    try:
+        pair = administration.show_keys(scope)
+    except administration.NoKeys:
+        raise Error(_nothing_there(scope)) from None
+    _print(resources.keys(pair), out)
 
 
-@transaction.atomic
 def regenerate(options: argparse.Namespace, out: Output) -> None:
     """Replace one key; a hub without keys of its own gets a pair."""
     scope = _scope(options)
-    missing = not AccessKey.objects.filter(hub=scope, slot=options.key_type).exists()
-    if missing and scope is None:
-        raise Error(_nothing_there(scope))
-    keys = {key.slot: key for key in AccessKey.objects.ensure_pair(scope)}
-    if not missing:
-        keys[options.key_type].regenerate()
-    _print(keys, out)
+    try:
+        pair = administration.regenerate_key(scope, options.key_type)
+    except administration.NoKeys:
+        raise Error(_nothing_there(scope)) from None
+    _print(resources.keys(pair, readable_only=True), out)
 
 
 def _scope(options: argparse.Namespace) -> Hub | None:
@@ -90,13 +87,8 @@ def _nothing_there(scope: Hub | None) -> str:
     )
 
 
-def _print(keys: dict[str, AccessKey], out: Output) -> None:
-    endpoint = conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/")
-    data: dict[str, str | None] = {}
-    for slot in AccessKey.Slot.values:
-        key = keys.get(slot)
-        data[f"{slot}ConnectionString"] = tokens.connection_string(endpoint, key.text) if key else None
-        data[f"{slot}Key"] = key.text if key else None
+def _print(keys: resources.Keys, out: Output) -> None:
+    data: dict[str, str | None] = msgspec.to_builtins(keys)
     pairs = [
         (f"{slot.capitalize()} {what}", data[f"{slot}{name}"] or "(none)")
         for slot in AccessKey.Slot.values

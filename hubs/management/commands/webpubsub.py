@@ -1,4 +1,4 @@
-"""`manage.py webpubsub …`: hubs, keys and clients, typed as in `az webpubsub`."""
+"""`manage.py webpubsub …`: hubs, keys, clients and live connections, typed as in `az webpubsub`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from hubs.management.cli import client, grammar, hub, key
+from hubs.management.cli import client, grammar, hub, key, service
 from hubs.management.cli.output import Output
 from hubs.management.cli.trouble import explained
 
-BRANCHES = (key, hub, client)
+BRANCHES = (key, hub, client, service)
 
 
 class Command(BaseCommand):
     help = (
-        "Hubs, keys and clients of this service, with the commands of `az webpubsub`. Each command has --help with "
-        "examples. They work on the database, whether or not the service is running; a running one follows within "
-        "two seconds."
+        "Hubs, keys, clients and live connections of this service, with the commands of `az webpubsub`. Each command "
+        "has --help with examples. `key` and `hub` work on the database, whether or not the service is running; a "
+        "running one follows within two seconds. `service` needs a running one."
     )
     requires_system_checks = ["hubs"]
 

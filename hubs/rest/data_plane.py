@@ -1,0 +1,115 @@
+"""What all operations of the data plane have in common.
+
+The order in which a request is judged is a promise to its callers: version, token, rate, hub, the
+names in the path, the parameters, and the body last. Whatever is refused has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import ViewSet
+
+from hubs import conf, hub_settings
+from hubs.protocols.json import MAX_TTL_SECS
+from hubs.rest import bodies, exceptions, metadata
+from hubs.rest.authentication import AccessKeyAuthentication
+from hubs.rest.exceptions import BadRequest, NotExisted
+from hubs.rest.parameters import Parameters
+from hubs.rest.rendering import JSONForEverybody, Utf8JSON
+from hubs.rest.throttling import PerKey
+from hubs.rest.versions import ApiVersion
+from hubs.rules import names
+from hubs.rules.filters import InvalidFilter, compile_filter
+
+
+class DataPlane(ViewSet):
+    """An operation that servers call. DRF checks the version first, then the token; nothing is read before."""
+
+    versioning_class = ApiVersion
+    authentication_classes = [AccessKeyAuthentication]
+    permission_classes = []
+    throttle_classes = [PerKey]
+    renderer_classes = [Utf8JSON]
+    content_negotiation_class = JSONForEverybody
+
+    # The row of the table that led here.
+    row: Any = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Check what all operations have in common, and the parameters that the row lets pass on."""
+        super().initial(request, *args, **kwargs)
+        self.parameters = Parameters(request.query_params)
+        if "hub" in kwargs:
+            self.hub = _hub(kwargs["hub"])
+        if not names.is_group_name(kwargs.get("group", "g")):
+            raise BadRequest("Invalid group name.", target="group")
+        if kwargs.get("user_id", "u").isspace():
+            raise BadRequest("Invalid user ID.", target="userId")
+        self.arguments = {
+            option: read(self.parameters) for name, (option, read) in _OPTIONS.items() if name in self.row.options
+        }
+
+    def get_exception_handler(self) -> Any:
+        """Errors look as everywhere in this room."""
+        return exceptions.handler
+
+    @property
+    def default_response_headers(self) -> dict[str, str]:
+        """None: `Allow` is told with a 405 alone."""
+        return {}
+
+    def done(self, data: Any = None) -> Response:
+        """The answer of an operation that was done, with the status its row promises."""
+        return Response(data, status=self.row.ok)
+
+    def perform(self, verb: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+        """Call a verb of `hubs.operations` on the hub and give its result."""
+        return async_to_sync(verb)(self.hub, *arguments, **options)
+
+    def publish(self, verb: Callable[..., Awaitable[None]], *target: str) -> Response:
+        """Send the body's message with a verb that sends."""
+        request = self.request._request
+        said = metadata.of_request(request)
+        self.perform(verb, *target, bodies.message(request), metadata=said, **self.arguments)
+        return self.done()
+
+    def close_all(self, verb: Callable[..., Awaitable[None]], *target: str) -> Response:
+        """Close many connections with a verb that does."""
+        self.perform(verb, *target, **self.arguments)
+        return self.done()
+
+
+def _hub(name: str) -> str:
+    if not names.is_hub_name(name):
+        raise BadRequest("Invalid hub name.", target="hub")
+    if conf.settings.REQUIRE_KNOWN_HUBS and not hub_settings.current().hub(name).known:
+        raise NotExisted(f"Hub `{name}` is not found.", target="hub", code="Error.Hub.NotExisted")
+    return names.canonical_hub(name)
+
+
+def checked_filter(text: str | None) -> str | None:
+    """Give a filter that can be evaluated; None for none, which an empty text is as well. Raises BadRequest."""
+    if not text:
+        return None
+    try:
+        compile_filter(text)
+    except InvalidFilter as problem:
+        raise BadRequest(problem.message, target="filter") from None
+    return text
+
+
+# Parameters that go on to a verb: name → what the verb calls it, and how it is read. In the order of the checks.
+_OPTIONS: dict[str, tuple[str, Callable[[Parameters], Any]]] = {
+    "filter": ("filter", lambda parameters: checked_filter(parameters.one("filter"))),
+    "messageTtlSeconds": (
+        "ttl_secs",
+        lambda parameters: parameters.integer_or_none("messageTtlSeconds", least=0, most=MAX_TTL_SECS),
+    ),
+    "excluded": ("excluded", lambda parameters: tuple(dict.fromkeys(parameters.many("excluded")))),
+    "reason": ("reason", lambda parameters: parameters.one("reason") or None),
+}

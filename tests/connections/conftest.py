@@ -1,0 +1,82 @@
+"""Fakes of what stands around a connection: a server to send through, and handlers of an application."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from hubs.upstream import handlers, hub
+from hubs.upstream.handlers import HubHandlers
+from tests.running import PATIENCE
+
+
+async def soon(awaitable: Awaitable[Any]) -> Any:
+    """Wait for something that has to happen."""
+    return await asyncio.wait_for(awaitable, PATIENCE)
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop go round, for what must not happen in that time."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Server:
+    """An ASGI server's `send`: keeps what it was handed, and waits before each while `gate` is closed."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.started = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.problem: BaseException | None = None
+
+    async def send(self, event: dict[str, Any]) -> None:
+        self.started += 1
+        if not self.gate.is_set():
+            await self.gate.wait()
+        if self.problem is not None:
+            raise self.problem
+        self.events.append(event)
+
+    @property
+    def said(self) -> list[Any]:
+        """What the client reads: messages, and (code, reason) of the close."""
+        return [
+            (event["code"], event["reason"])
+            if event["type"] == "websocket.close"
+            else event["text"]
+            if "text" in event
+            else event["bytes"]
+            for event in self.events
+        ]
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def application() -> Iterator[HubHandlers]:
+    """The event handlers of a hub that only this test has."""
+    own = hub(f"hub_{secrets.token_hex(6)}")
+    yield own
+    del handlers._HUBS[own.hub]
+
+
+WebPubSub = Callable[..., None]
+
+
+@pytest.fixture
+def webpubsub(settings: Any) -> WebPubSub:
+    """Change the service's settings for a test."""
+
+    def change(**changes: Any) -> None:
+        settings.WEBPUBSUB = settings.WEBPUBSUB | changes
+
+    return change

@@ -1,0 +1,218 @@
+"""One client's frames: in order, and never in the reader's way for long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hubs.connections.lane import Lane
+from hubs.errors import Disconnect
+from hubs.protocols.frames import JoinGroup, Payload, Ping, Upstream, UserEvent
+from tests.connections.conftest import WebPubSub, soon, turns
+
+
+def _event(name: str) -> UserEvent:
+    return UserEvent(name, Payload("text", b""))
+
+
+class Handler:
+    """Notes frames by name; an event waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.done: list[str] = []
+        self.cancelled: list[str] = []
+        self.failures: list[Disconnect] = []
+        self.go_on = asyncio.Event()
+        self.fails_at: str | None = None
+        self.lane = Lane(self.handle, self.failures.append)
+
+    async def handle(self, frame: Upstream) -> None:
+        name = frame.event if isinstance(frame, UserEvent) else frame.group if isinstance(frame, JoinGroup) else "ping"
+        self.begun.append(name)
+        if isinstance(frame, UserEvent):
+            try:
+                await self.go_on.wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(name)
+                raise
+        if name == self.fails_at:
+            raise Disconnect(1011, "Internal server error")
+        self.done.append(name)
+
+    async def finished(self, count: int) -> None:
+        """Wait until so many frames are done."""
+        while len(self.done) < count:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+async def test_most_frames_are_done_when_put_returns(handler: Handler) -> None:
+    before = asyncio.all_tasks()
+    await handler.lane.put(JoinGroup("a"))
+    await handler.lane.put(Ping())
+    assert handler.done == ["a", "ping"]
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_slow_frame_does_not_hold_up_the_reader(handler: Handler) -> None:
+    await soon(handler.lane.put(_event("e")))
+    await soon(handler.lane.put(JoinGroup("a")))
+    await turns()
+    assert (handler.begun, handler.done) == (["e"], [])
+    handler.go_on.set()
+    await soon(handler.finished(2))
+    assert handler.done == ["e", "a"]
+
+
+async def test_frames_are_done_in_order_and_one_at_a_time(handler: Handler) -> None:
+    for name in ("e1", "e2", "e3"):
+        await handler.lane.put(_event(name))
+        await handler.lane.put(JoinGroup(f"after {name}"))
+    await turns()
+    assert handler.begun == ["e1"]
+    handler.go_on.set()
+    await soon(handler.finished(6))
+    assert handler.done == ["e1", "after e1", "e2", "after e2", "e3", "after e3"]
+    # And the lane is free again.
+    await turns()
+    await handler.lane.put(Ping())
+    assert handler.done[-1] == "ping"
+
+
+@pytest.mark.parametrize("bound", [1, 2, 5])
+async def test_so_many_frames_are_read_ahead_and_then_the_reader_waits(
+    handler: Handler, webpubsub: WebPubSub, bound: int
+) -> None:
+    webpubsub(MAX_WAITING_FRAMES=bound)
+    await soon(handler.lane.put(_event("e")))
+    await turns()
+    for number in range(bound - 1):
+        await soon(handler.lane.put(JoinGroup(str(number))))
+    last = asyncio.create_task(handler.lane.put(JoinGroup("last")))
+    await turns()
+    assert not last.done()
+    handler.go_on.set()
+    await soon(last)
+    await soon(handler.finished(bound + 1))
+    assert handler.done[-1] == "last"
+
+
+async def test_the_first_slow_frame_alone_never_makes_the_reader_wait(handler: Handler, webpubsub: WebPubSub) -> None:
+    webpubsub(MAX_WAITING_FRAMES=1)
+    await soon(handler.lane.put(_event("e")))
+    assert handler.done == []
+    handler.lane.stop()
+
+
+async def test_stopping_gives_up_what_runs_and_what_waits(handler: Handler) -> None:
+    await handler.lane.put(_event("e"))
+    await handler.lane.put(JoinGroup("a"))
+    await turns()
+    handler.lane.stop()
+    await turns()
+    handler.go_on.set()
+    await handler.lane.put(Ping())
+    await handler.lane.put(_event("late"))
+    await turns()
+    assert handler.cancelled == ["e"]
+    assert handler.done == []
+    assert handler.failures == []
+
+
+async def test_stopping_before_anything_began(handler: Handler) -> None:
+    await handler.lane.put(_event("e"))
+    handler.lane.stop()
+    handler.go_on.set()
+    await turns()
+    assert handler.begun == []
+
+
+async def test_stopping_frees_a_reader_that_waits(handler: Handler, webpubsub: WebPubSub) -> None:
+    webpubsub(MAX_WAITING_FRAMES=1)
+    await handler.lane.put(_event("e"))
+    reader = asyncio.create_task(handler.lane.put(JoinGroup("a")))
+    await turns()
+    assert not reader.done()
+    handler.lane.stop()
+    await soon(reader)
+    assert handler.done == []
+
+
+async def test_a_frame_that_ends_the_connection_is_the_last(handler: Handler) -> None:
+    handler.fails_at = "bad"
+    await handler.lane.put(JoinGroup("bad"))
+    await handler.lane.put(JoinGroup("b"))
+    await handler.lane.put(_event("e"))
+    handler.go_on.set()
+    await turns()
+    assert handler.begun == ["bad"]
+    assert [failure.code for failure in handler.failures] == [1011]
+
+
+async def test_frames_behind_a_slow_one_that_ends_the_connection_are_not_done(
+    handler: Handler, webpubsub: WebPubSub
+) -> None:
+    webpubsub(MAX_WAITING_FRAMES=3)
+    handler.fails_at = "bad"
+    await handler.lane.put(_event("bad"))
+    await turns()
+    await handler.lane.put(JoinGroup("b"))
+    await handler.lane.put(_event("e"))
+    reader = asyncio.create_task(handler.lane.put(JoinGroup("c")))
+    await turns()
+    assert not reader.done()
+    handler.go_on.set()
+    await soon(reader)
+    await handler.lane.put(Ping())
+    assert handler.begun == ["bad"]
+    assert len(handler.failures) == 1
+
+
+BROKEN = Disconnect(1007, "broken")
+
+
+async def test_a_broken_message_ends_it_at_once_when_nothing_is_waited_for(handler: Handler) -> None:
+    handler.lane.fail(BROKEN)
+    handler.lane.fail(Disconnect(1003))
+    await handler.lane.put(Ping())
+    assert handler.failures == [BROKEN]
+    assert handler.begun == []
+
+
+async def test_a_broken_message_takes_its_turn(handler: Handler) -> None:
+    await handler.lane.put(_event("e"))
+    await handler.lane.put(JoinGroup("before"))
+    handler.lane.fail(BROKEN)
+    handler.lane.fail(Disconnect(1003))
+    await handler.lane.put(JoinGroup("behind"))
+    await turns()
+    assert handler.failures == []
+    handler.go_on.set()
+    await soon(handler.finished(2))
+    await turns()
+    assert handler.done == ["e", "before"]
+    assert handler.failures == [BROKEN]
+
+
+async def test_a_broken_message_behind_a_frame_that_ends_the_connection(handler: Handler) -> None:
+    handler.fails_at = "bad"
+    await handler.lane.put(_event("bad"))
+    handler.lane.fail(BROKEN)
+    handler.go_on.set()
+    await turns(10)
+    assert [failure.code for failure in handler.failures] == [1011]
+
+
+async def test_stopping_forgets_a_broken_message(handler: Handler) -> None:
+    await handler.lane.put(_event("e"))
+    await turns()
+    handler.lane.fail(BROKEN)
+    handler.lane.stop()
+    await turns()
+    assert handler.failures == []

@@ -1,0 +1,88 @@
+"""`manage.py check`: every complaint says what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, Error, Warning, run_checks
+
+from hubs import checks, conf
+
+
+def _complaints(settings: Any, **chosen: Any) -> list[CheckMessage]:
+    settings.WEBPUBSUB = chosen
+    return checks.check_settings()
+
+
+def test_defaults_are_fine(settings: Any) -> None:
+    assert _complaints(settings) == []
+
+
+def test_django_runs_them(settings: Any) -> None:
+    settings.WEBPUBSUB = {"DEFAULT_HUBS": "x"}
+    settings.CHANNEL_LAYERS = {}
+    assert {message.id for message in run_checks(tags=["hubs"])} == {"hubs.E001", "hubs.E003"}
+
+
+def test_an_unknown_name(settings: Any) -> None:
+    [problem] = _complaints(settings, KEEP_ALIVE=20)
+    assert (problem.id, type(problem)) == ("hubs.E001", Error)
+    assert "Did you mean 'KEEP_ALIVE_SECS'?" in problem.msg
+
+
+def test_no_dictionary(settings: Any) -> None:
+    settings.WEBPUBSUB = None
+    [problem] = checks.check_settings()
+    assert problem.id == "hubs.E001"
+
+
+@pytest.mark.parametrize("name", conf.OPTIONS)
+def test_a_wrong_value(settings: Any, name: str) -> None:
+    value = object()
+    [problem] = _complaints(settings, **{name: value})
+    assert (problem.id, type(problem)) == ("hubs.E002", Error)
+    assert problem.msg.startswith(f"WEBPUBSUB[{name!r}] is {value!r}: write ")
+    assert problem.hint == conf.OPTIONS[name].meaning
+
+
+def test_all_wrong_values_are_told_at_once(settings: Any) -> None:
+    problems = _complaints(settings, DEFAULT_HUB="", KEEP_ALIVE_SECS=0, REQUIRE_KNOWN_HUBS="no", CLOCK_SKEW_SECS=5)
+    assert [problem.id for problem in problems] == ["hubs.E002"] * 3
+
+
+def test_endpoints_that_python_cannot_read(settings: Any) -> None:
+    [problem] = _complaints(settings, PUBLIC_ENDPOINTS=["https://[broken"])
+    assert problem.id == "hubs.E002"
+    assert "write http(s)://host[:port][/prefix]" in problem.msg
+
+
+@pytest.mark.parametrize("name", ["1chat", "my hub", "a" * 129, "é"])
+def test_a_default_hub_that_cannot_be(settings: Any, name: str) -> None:
+    [problem] = _complaints(settings, DEFAULT_HUB=name)
+    assert (problem.id, type(problem)) == ("hubs.E004", Error)
+    assert "start with a letter" in str(problem.hint)
+
+
+@pytest.mark.parametrize("endpoint", ["http://pubsub.example.com", "http://10.0.0.1:8080"])
+def test_tokens_over_plain_http(settings: Any, endpoint: str) -> None:
+    [problem] = _complaints(settings, PUBLIC_ENDPOINTS=[endpoint])
+    assert (problem.id, type(problem)) == ("hubs.W001", Warning)
+    assert "https" in str(problem.hint)
+
+
+@pytest.mark.parametrize("endpoint", ["http://localhost:8080", "http://127.0.0.1", "http://[::1]:1", "https://h"])
+def test_no_warning_at_home_or_behind_tls(settings: Any, endpoint: str) -> None:
+    assert _complaints(settings, PUBLIC_ENDPOINTS=[endpoint]) == []
+
+
+@pytest.mark.parametrize("layers", [{}, {"other": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}])
+def test_there_has_to_be_a_channel_layer(settings: Any, layers: dict[str, Any]) -> None:
+    settings.CHANNEL_LAYERS = layers
+    [problem] = checks.check_channel_layer()
+    assert (problem.id, type(problem)) == ("hubs.E003", Error)
+    assert "REDIS_URL" in str(problem.hint)
+
+
+def test_a_channel_layer_is_fine(settings: Any) -> None:
+    assert checks.check_channel_layer() == []

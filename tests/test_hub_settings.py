@@ -1,0 +1,291 @@
+"""Hubs and keys as the running service sees them: read seldom, changed everywhere soon."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from hubs import hub_settings
+from hubs.hub_settings import HubSettings, Snapshot, acurrent, current
+from hubs.models import AccessKey, Hub, RoleGrant, SettingsVersion
+
+pytestmark = pytest.mark.django_db
+
+
+class Clock:
+    """The seconds that hub_settings sees."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Clock]:
+    settings.WEBPUBSUB = settings.WEBPUBSUB | {"SETTINGS_MAX_AGE_SECS": 1}
+    clock = Clock()
+    monkeypatch.setattr(hub_settings, "time", clock)
+    hub_settings.drop()
+    yield clock
+    hub_settings.drop()
+
+
+def _key(slot: str, text: str, hub: Hub | None = None) -> AccessKey:
+    key = AccessKey(hub=hub, slot=slot)
+    key.text = text
+    key.save()
+    return key
+
+
+def test_what_is_read() -> None:
+    chat = Hub.objects.create(name="Chat", anonymous_connect=True)
+    Hub.objects.create(name="stream", anonymous_user_ids=True)
+    _key("secondary", "service 2")
+    _key("primary", "chat 1", chat)
+    _key("primary", "service 1")
+    hub_settings.drop()
+    snapshot = current()
+    assert snapshot.service_keys == ("service 1", "service 2")
+    assert snapshot.hub("CHAT") == HubSettings("chat", True, True, False, ("chat 1",))
+    assert snapshot.hub("stream") == HubSettings("stream", True, False, True, ())
+    assert snapshot.hub("Never_created") == HubSettings("never_created")
+    assert snapshot.keys_of("chat") == ("service 1", "service 2", "chat 1")
+    assert snapshot.keys_of("stream") == snapshot.keys_of("x") == ("service 1", "service 2")
+
+
+def test_an_empty_database() -> None:
+    assert current().service_keys == ()
+    assert current().keys_of("chat") == ()
+
+
+def test_it_cannot_be_changed() -> None:
+    Hub.objects.create(name="chat")
+    hub_settings.drop()
+    snapshot = current()
+    with pytest.raises(TypeError):
+        snapshot.hubs["chat"] = HubSettings("chat")  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        snapshot.hub("chat").known = False  # type: ignore[misc]
+
+
+def test_while_young_nothing_is_read(clock: Clock, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(3):
+        first = current()
+    clock.now += 0.99
+    with django_assert_num_queries(0):
+        assert current() is first
+
+
+def test_when_old_one_row_is_read(clock: Clock, django_assert_num_queries: Any) -> None:
+    Hub.objects.create(name="chat")
+    hub_settings.drop()
+    first = current()
+    for _ in range(3):
+        clock.now += 1
+        with django_assert_num_queries(1):
+            assert current() is first
+        with django_assert_num_queries(0):
+            assert current() is first
+
+
+def test_queries_do_not_grow_with_hubs(django_assert_num_queries: Any) -> None:
+    for number in range(20):
+        AccessKey.objects.ensure_pair(Hub.objects.create(name=f"hub{number}"))
+    hub_settings.drop()
+    with django_assert_num_queries(3):
+        snapshot = current()
+    with django_assert_num_queries(0):
+        assert len(snapshot.keys_of("hub19")) == 2
+
+
+def test_age_zero_looks_every_time(settings: Any, django_assert_num_queries: Any) -> None:
+    settings.WEBPUBSUB = settings.WEBPUBSUB | {"SETTINGS_MAX_AGE_SECS": 0}
+    current()
+    with django_assert_num_queries(2):
+        current()
+        current()
+
+
+def _elsewhere(change: Any) -> None:
+    """Change rows as another process does: its version steps, and no signal is heard here."""
+    change()
+    SettingsVersion.step()
+
+
+def test_a_change_elsewhere_is_seen_when_the_view_is_old(clock: Clock, django_assert_num_queries: Any) -> None:
+    Hub.objects.create(name="chat")
+    hub_settings.drop()
+    assert not current().hub("chat").anonymous_connect
+    _elsewhere(lambda: Hub.objects.filter(name="chat").update(anonymous_connect=True))
+    clock.now += 0.5
+    assert not current().hub("chat").anonymous_connect
+    clock.now += 0.5
+    with django_assert_num_queries(3):
+        assert current().hub("chat").anonymous_connect
+
+
+def test_without_a_step_the_rows_are_not_looked_at(clock: Clock) -> None:
+    Hub.objects.create(name="chat")
+    hub_settings.drop()
+    current()
+    Hub.objects.filter(name="chat").update(anonymous_connect=True)
+    clock.now += 10
+    assert not current().hub("chat").anonymous_connect
+
+
+# Changes in this process
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_here_is_in_force_at_once() -> None:
+    hub = Hub.objects.create(name="chat")
+    assert current().hub("chat").known
+    hub.anonymous_connect = True
+    hub.save()
+    assert current().hub("chat").anonymous_connect
+    key = _key("primary", "one")
+    assert current().service_keys == ("one",)
+    key.text = "two"
+    key.save()
+    assert current().service_keys == ("two",)
+    key.delete()
+    assert current().service_keys == ()
+    hub.delete()
+    assert not current().hub("chat").known
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_change_steps_the_version() -> None:
+    versions = [SettingsVersion.read()]
+
+    def stepped() -> bool:
+        versions.append(SettingsVersion.read())
+        return versions[-1] > versions[-2]
+
+    hub = Hub.objects.create(name="chat")
+    assert stepped()
+    hub.save()
+    assert stepped()
+    keys = AccessKey.objects.ensure_pair(hub)
+    assert stepped()
+    keys[0].regenerate()
+    assert stepped()
+    keys[0].delete()
+    assert stepped()
+    Hub.objects.all().delete()
+    assert stepped()
+    # Grants are read by negotiate alone, and never by the running service.
+    RoleGrant.objects.create(who="anonymous", role="sendToGroup")
+    assert not stepped()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_rolled_back_never_was() -> None:
+    Hub.objects.create(name="chat")
+    before, version = current(), SettingsVersion.read()
+    with transaction.atomic():
+        Hub.objects.create(name="other")
+        transaction.set_rollback(True)
+    assert SettingsVersion.read() == version
+    assert current() is before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_not_committed_is_not_in_force() -> None:
+    before = current()
+    with transaction.atomic():
+        Hub.objects.create(name="chat")
+        assert current() is before
+    assert current().hub("chat").known
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_drop_while_rows_are_read_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that began before a change must not bring the old rows back for everybody behind it."""
+    Hub.objects.create(name="chat")
+    read = hub_settings._read
+
+    def overtaken(version: int) -> Snapshot:
+        snapshot = read(version)
+        for hub in Hub.objects.all():
+            hub.delete()
+        return snapshot
+
+    monkeypatch.setattr(hub_settings, "_read", overtaken)
+    hub_settings.drop()
+    assert current().hub("chat").known
+    assert not current().hub("chat").known
+
+
+# Readers
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_coroutines_read_the_same() -> None:
+    await Hub.objects.acreate(name="chat")
+    first = await acurrent()
+    assert first.hub("chat").known
+    assert await acurrent() is first
+    assert current() is first
+
+
+async def test_coroutines_enter_no_thread_while_it_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    young = Snapshot(7)
+    monkeypatch.setattr(hub_settings._Held, "snapshot", young)
+    monkeypatch.setattr(hub_settings._Held, "checked_at", 1000.0)
+    monkeypatch.setattr(hub_settings, "database_sync_to_async", None)
+    assert await acurrent() is young
+
+
+def test_readers_that_come_together_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    first_is_in, go_on = threading.Event(), threading.Event()
+
+    def slow_read() -> int:
+        looks.append(1)
+        first_is_in.set()
+        assert go_on.wait(20)
+        return 5
+
+    monkeypatch.setattr(SettingsVersion, "read", slow_read)
+    monkeypatch.setattr(hub_settings, "_read", lambda version: Snapshot(version))
+    seen: list[Snapshot] = []
+    readers = [threading.Thread(target=lambda: seen.append(current())) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    assert first_is_in.wait(20)
+    go_on.set()
+    for reader in readers:
+        reader.join(20)
+    assert len(looks) == 1
+    assert {id(snapshot) for snapshot in seen} == {id(seen[0])}
+    assert len(seen) == 4
+
+
+def test_after_a_failed_look_the_next_reader_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise ConnectionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SettingsVersion, "read", fail)
+        with pytest.raises(ConnectionError):
+            current()
+    assert current().hub("chat") == HubSettings("chat")
+
+
+def test_a_key_under_a_lost_secret_closes_nothing_else(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    _key("primary", "one")
+    settings.SECRET_KEY = "another-" + "a" * 50
+    _key("secondary", "two")
+    Hub.objects.create(name="chat")
+    hub_settings.drop()
+    assert current().service_keys == ("two",)
+    assert current().hub("chat").known
+    # Told once a look, with the way out.
+    assert caplog.text.count("Put the earlier SECRET_KEY into SECRET_KEY_FALLBACKS") == 1
