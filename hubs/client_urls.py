@@ -113,7 +113,7 @@ def check_minutes(minutes: float) -> None:
 
 def check_user_id(user_id: str | None) -> None:
     """Refuse what cannot be a user id. Raises CannotIssue."""
-    if user_id and (user_id.isspace() or len(user_id) > MAX_USER_ID_CHARACTERS or not _is_text(user_id)):
+    if user_id and (user_id.isspace() or len(user_id) > MAX_USER_ID_CHARACTERS or not names.is_text(user_id)):
         raise CannotIssue(
             f"A user id has at most {MAX_USER_ID_CHARACTERS:,} characters of text and is not only white space.",
             "user_id",
@@ -123,21 +123,12 @@ def check_user_id(user_id: str | None) -> None:
 def check_groups(groups: Sequence[str]) -> None:
     """Refuse what cannot be joined. Raises CannotIssue."""
     for group in groups:
-        if not names.is_group_name(group) or not _is_text(group):
+        if not names.is_group_name(group):
             raise CannotIssue(
                 f"Not a group name: {_cut(group)!r}. A name has 1 to {names.MAX_GROUP_CHARACTERS:,} characters "
                 "and is not only white space.",
                 "groups",
             )
-
-
-def _is_text(value: str) -> bool:
-    """Half a surrogate pair is a str in Python and no text anywhere else."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _cut(text: str) -> str:

@@ -121,7 +121,7 @@ OPTIONS: dict[str, Option] = {
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)
     ),
     "ANSWER_SECS": Option(
-        2, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
+        2.5, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
     ),
     "HANDLER_SECS": Option(100, "Time limit of a blocking event handler.", _between(0.05, 100)),
 }

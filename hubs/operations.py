@@ -67,11 +67,11 @@ async def join_group(connection: LiveConnection, group: str) -> None:
     connection.groups.add(group)
     try:
         await switchboard().join(connection, group)
-    except Refusal:
+    except BaseException as problem:
+        # Also when cancelled: the switchboard has undone its half.
         connection.groups.discard(group)
-        raise
-    except Exception as problem:
-        connection.groups.discard(group)
+        if isinstance(problem, Refusal) or not isinstance(problem, Exception):
+            raise
         raise Unavailable(UNREACHABLE) from problem
 
 

@@ -8,8 +8,9 @@ A process hears its own hellos too. While it does, its line works in both direct
 has been so for a while does it know everybody, and may count answers. So an operation that has to
 reach everybody is exact, over any channel layer and with no registry to keep true.
 
-Silence counts only on a line that works. When a layer comes back, some processes find it later than
-others; so those known from before get their three seconds anew.
+Silence counts only on a line that works: up to the last own hello that came back, and no further.
+When a layer comes back, some processes find it later than others; so those known from before get
+their three seconds anew.
 
 Pure: the caller brings the time (monotonic seconds).
 """
@@ -19,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 HELLO_SECS = 1.0
+
+# Who misses so many hellos is silent.
+SILENT_HELLOS = 3.2
 
 
 class Peers:
@@ -38,11 +42,11 @@ class Peers:
 
     def hear(self, process: str, now: float) -> None:
         """Note a hello."""
-        if process == self._own:
-            if self._undisturbed_since is None or self._is_silent(process, now):
-                self._undisturbed_since = now
-            self._forget_silent(now)
+        if process == self._own and (self._undisturbed_since is None or self._is_deaf(now)):
+            self._undisturbed_since = now
         self._heard[process] = now
+        if process == self._own:
+            self._forget_silent()
 
     def forget(self, process: str) -> None:
         """It said goodbye."""
@@ -55,41 +59,41 @@ class Peers:
     def is_complete(self, now: float) -> bool:
         """Whether everybody who lives has been heard of."""
         since = self._undisturbed_since
-        return since is not None and now - since >= self.settled_secs and not self._is_silent(self._own, now)
+        return since is not None and now - since >= self.settled_secs and not self._is_deaf(now)
 
-    def alive(self, now: float) -> set[str]:
+    def alive(self) -> set[str]:
         """The other processes that are not known to be dead."""
-        self._forget_silent(now)
         return set(self._heard) - {self._own}
 
     def hears_itself(self, since: float) -> bool:
         """Whether an own hello came back after `since`: till then, at least, the line worked."""
-        return self._heard.get(self._own, float("-inf")) > since
+        return self._own_heard > since
 
-    def perhaps_alive(self, processes: Iterable[str], asked_at: float, now: float) -> set[str]:
+    def perhaps_alive(self, processes: Iterable[str], asked_at: float) -> set[str]:
         """Those of `processes`, asked at `asked_at` and not answering, that may live all the same.
 
-        These have been heard since; or not yet, on a line that came back only lately.
+        Dead is who ought to have said hello since, and did not.
         """
         back = self._undisturbed_since
+        was_due = self._own_heard - asked_at > 1.1 * self.hello_secs
+        # Who has not been heard since the line came back may not have found it yet, and has longer.
         return {
             process
             for process in processes
             if (at := self._heard.get(process)) is not None
-            and (at > asked_at or ((back is None or at < back) and not self._is_silent(process, now)))
+            and (at > asked_at or not was_due or back is None or at < back)
         }
 
-    def _forget_silent(self, now: float) -> None:
-        self._heard = {
-            process: at
-            for process, at in self._heard.items()
-            if process == self._own or not self._is_silent(process, now)
-        }
+    @property
+    def _own_heard(self) -> float:
+        return self._heard.get(self._own, float("-inf"))
 
-    def _is_silent(self, process: str, now: float) -> bool:
-        at = self._heard.get(process, float("-inf"))
-        if process != self._own:
-            if self._undisturbed_since is None:
-                return False
-            at = max(at, self._undisturbed_since)
-        return now - at > 3.2 * self.hello_secs
+    def _is_deaf(self, now: float) -> bool:
+        return now - self._own_heard > SILENT_HELLOS * self.hello_secs
+
+    def _forget_silent(self) -> None:
+        if self._undisturbed_since is None:
+            return
+        still = self._own_heard - SILENT_HELLOS * self.hello_secs
+        if self._undisturbed_since < still:
+            self._heard = {process: at for process, at in self._heard.items() if at >= still}

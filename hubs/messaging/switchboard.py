@@ -240,11 +240,14 @@ class Switchboard:
             return await self._do(verb, audience, connection_id, arguments)
         if not self._may_be_elsewhere(connection_id):
             raise _no_connection(connection_id)
-        if home not in await self._others():
-            raise _no_connection(connection_id)
-        answers = await self._put(process_address(home), {home}, verb, audience, connection_id, arguments)
+        if home in await self._others():
+            address, asked = process_address(home), {home}
+        else:
+            # Dead, most likely; but perhaps so new that its hello is still to be heard.
+            address, asked = EVERYBODY, set()
+        answers = await self._put(address, asked, verb, audience, connection_id, arguments)
         if not answers:
-            # It died while it was asked, and its connections with it.
+            # It is dead, and its connections with it.
             raise _no_connection(connection_id)
         return answers[0]
 
@@ -273,10 +276,9 @@ class Switchboard:
             async with asyncio.timeout(patience):
                 while not self._peers.is_complete(_now()):
                     await self._heard_hello.wait()
-        now = _now()
-        if not self._peers.is_complete(now):
+        if not self._peers.is_complete(_now()):
             raise Unavailable(UNREACHABLE)
-        return self._peers.alive(now)
+        return self._peers.alive()
 
     async def _put(
         self,
@@ -295,20 +297,19 @@ class Switchboard:
         to_everybody = address == EVERYBODY
         question = encode(Question(number, self.process, verb, audience, connection_id, arguments))
         waiting = self._questions[number] = _Open(asked, returns=to_everybody)
-        sent_at, sent = _now(), False
+        sent_at = _now()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(conf.settings.ANSWER_SECS):
                     await self._send(address, question, origin="" if to_everybody else None)
-                    sent = True
                     await waiting.complete.wait()
         finally:
             del self._questions[number]
         # Silent since well before the time was up: dead. Heard from meanwhile, but no answer: not known.
-        # While this process does not even hear itself, silence says nothing about others.
-        if not sent or not (waiting.complete.is_set() or self._peers.hears_itself(sent_at)):
+        # Where this process does not even hear itself, silence says nothing about others.
+        if not waiting.complete.is_set() and not self._peers.hears_itself(sent_at):
             raise Unavailable(UNREACHABLE)
-        if not waiting.returned or self._peers.perhaps_alive(waiting.missing, sent_at, _now()):
+        if not waiting.returned or self._peers.perhaps_alive(waiting.missing, sent_at):
             raise Unavailable("Another server of this service did not answer in time; try again.")
         for answer in waiting.answers:
             if answer.problem is not None:
@@ -418,11 +419,12 @@ class Switchboard:
         if isinstance(envelope, Publication):
             self._deliver(envelope)
         elif isinstance(envelope, Question):
+            home = None if envelope.connection is None else envelope.connection[:PROCESS_HEX_DIGITS]
             if envelope.asker == self.process:
                 if (asking := self._questions.get(envelope.number)) is not None:
-                    asking.came_back(self._peers.alive(_now()))
-                return
-            self._in_background(self._answer(envelope), f"answer {envelope.verb}")
+                    asking.came_back({process for process in self._peers.alive() if home in (None, process)})
+            elif home in (None, self.process):
+                self._in_background(self._answer(envelope), f"answer {envelope.verb}")
         elif isinstance(envelope, Hello):
             self._peers.hear(envelope.process, _now())
             self._heard_hello.set()
@@ -449,10 +451,11 @@ class Switchboard:
     async def _send(self, address: str, body: bytes, *, origin: str | None = None) -> None:
         origin = self.process if origin is None else origin
         try:
-            await self._layer.group_send(address, {"type": MESSAGE_TYPE, "origin": origin, "body": body})
+            async with asyncio.timeout(conf.settings.ANSWER_SECS):
+                await self._layer.group_send(address, {"type": MESSAGE_TYPE, "origin": origin, "body": body})
         except Exception as problem:
             self._peers.disturbed()
-            logger.error("Cannot reach the other processes: %s", problem)
+            logger.error("Cannot reach the other processes: %s", str(problem) or type(problem).__name__)
             raise Unavailable(UNREACHABLE) from problem
 
 

@@ -29,5 +29,16 @@ def is_event_name(name: str) -> bool:
 
 
 def is_group_name(name: str) -> bool:
-    """1 to 1024 characters, not only white space; case counts."""
-    return 0 < len(name) <= MAX_GROUP_CHARACTERS and not name.isspace()
+    """1 to 1024 characters of text, not only white space; case counts."""
+    return 0 < len(name) <= MAX_GROUP_CHARACTERS and not name.isspace() and is_text(name)
+
+
+def is_text(value: str) -> bool:
+    """Tell whether a string is text everywhere: half a surrogate pair is a str in Python and cannot be UTF-8."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

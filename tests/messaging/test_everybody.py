@@ -96,7 +96,7 @@ async def test_a_newcomer_knows_everybody_before_it_answers(process: Processes) 
 
 
 async def test_a_newcomer_is_counted_by_one_who_has_much_to_hear_first(process: Processes) -> None:
-    """Its hello waits behind a thousand messages, while the question is asked at once."""
+    """Its hello waits behind other messages, while the questions are asked at once."""
     here, newcomer = process(), process()
     near = await Visitor(here).join()
     await knows(here)
@@ -104,12 +104,15 @@ async def test_a_newcomer_is_counted_by_one_who_has_much_to_hear_first(process: 
     line_of(here).before["receive"] = go_on.wait  # type: ignore[assignment]
     await hears_hello(here, of=here)
     far = await Visitor(newcomer).join()
-    question = asyncio.create_task(who(here))
+    questions = [
+        asyncio.create_task(who(here)),
+        asyncio.create_task(here.ask("who", "chat", far.id, {})),
+    ]
     for number in range(100):
         await soon(newcomer.publish(publication(str(number))))
-    assert not question.done()
+    assert not any(question.done() for question in questions)
     go_on.set()
-    assert await soon(question) == ids([near, far])
+    assert await soon(asyncio.gather(*questions)) == [ids([near, far]), [far.id]]
 
 
 async def test_who_said_goodbye_is_not_waited_for(process: Processes, patience: Callable[[float], None]) -> None:
@@ -164,6 +167,39 @@ async def test_a_hello_never_follows_the_goodbye(process: Processes) -> None:
     await knows(here)
 
 
+async def test_a_layer_that_swallows_a_cancellation_does_not_keep_it_from_stopping(process: Processes) -> None:
+    """Clients of Redis do, when it comes together with their answer."""
+    board = process()
+    await soon(board.start())
+    sending, stubborn = asyncio.Event(), True
+
+    async def swallow() -> None:
+        nonlocal stubborn
+        if stubborn:
+            sending.set()
+            try:
+                await _hang()
+            except asyncio.CancelledError:
+                stubborn = False
+
+    line_of(board).before["group_send"] = swallow
+    await soon(sending.wait())
+    await soon(board.stop())
+    assert not stubborn
+    assert board._running == []
+
+
+async def test_a_layer_that_hangs_does_not_keep_it_from_stopping(
+    process: Processes, patience: Callable[[float], None]
+) -> None:
+    patience(HELLO_SECS)
+    board = process()
+    await soon(board.start())
+    line_of(board).before["group_send"] = _hang
+    await soon(board.stop())
+    assert board._running == []
+
+
 class _Noting:
     """A layer that notes what is sent."""
 
@@ -200,6 +236,22 @@ async def test_who_dies_silently_is_not_waited_for_longer_than_promised(
     await knows(boards[0], boards[2])
     patience(10 * PATIENCE)
     assert await who(boards[0]) == ids([clients[0], clients[2]])
+
+
+async def test_of_a_process_that_is_gone_only_it_is_asked(
+    process: Processes, patience: Callable[[float], None]
+) -> None:
+    """Those who live have nothing to say about its connections, and are not waited for."""
+    patience(10 * PATIENCE)
+    here, there, gone = process(), process(), process()
+    far = await Visitor(gone).attach()
+    await all_meet(here, there, gone)
+    await soon(gone.stop())
+    await knows(here, there)
+    for connection_id in (far.id, process().new_connection_id()):
+        with pytest.raises(NotFound) as refused:
+            await soon(here.ask("who", "chat", connection_id, {}))
+        assert refused.value.message == f"Connection `{connection_id}` is not found."
 
 
 @pytest.mark.parametrize("hangs", ["all", "one"])

@@ -38,6 +38,6 @@ def test_group_names(name: str) -> None:
     assert is_group_name(name)
 
 
-@pytest.mark.parametrize("name", ["", " ", "\t\n", "\u2003\u00a0", "g" * 1025, " " * 1024])
+@pytest.mark.parametrize("name", ["", " ", "\t\n", "\u2003\u00a0", "g" * 1025, " " * 1024, "\ud800", "a\udfffb"])
 def test_not_group_names(name: str) -> None:
     assert not is_group_name(name)
