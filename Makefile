@@ -26,14 +26,14 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Hubwire needs Python 3.11, and there is none on the PATH. Install it, or name yours: make run PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3.11-venv" >&2; rm -rf $(VENV); exit 1; }
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+$(VENV)/.installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing what Hubwire runs on (once) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-$(VENV)/.installed-test: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+$(VENV)/.installed-test: requirements.txt requirements-dev.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the tests need (once) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@ $(VENV)/.installed
 
 tests/node/node_modules/.installed: tests/node/package.json tests/node/package-lock.json

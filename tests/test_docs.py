@@ -69,6 +69,16 @@ def test_every_pinned_library_has_its_reason() -> None:
     assert [name for name in pinned if name.lower() not in reasons] == []
 
 
+def test_the_constraints_agree_with_the_requirements() -> None:
+    def pins(name: str) -> dict[str, str]:
+        found = re.findall(r"^([\w.-]+)(?:\[[\w-]+\])?==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
+        return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
+
+    constraints = pins("constraints.txt")
+    asked = pins("requirements.txt") | pins("requirements-dev.txt")
+    assert {name: constraints.get(name) for name in asked} == asked
+
+
 def test_the_readme_has_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "make run" in readme
