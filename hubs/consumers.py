@@ -98,15 +98,18 @@ class _Conversation:
         self._task = asyncio.current_task()
         try:
             await connection.begin(admission.groups)
-        except Refusal as refusal:
-            logger.warning("A client was turned away: %s", refusal.message)
+        except BaseException as problem:
+            # Also when cancelled: half a beginning must not stay reachable.
             connection.abort()
-            await _refuse(scope, send, HandshakeRefused(503, refusal.message))
-            return
-        except Exception:
-            logger.exception("A connection could not be attached")
-            connection.abort()
-            await _refuse(scope, send, HandshakeRefused(500, "Internal server error."))
+            if isinstance(problem, Refusal):
+                logger.warning("A client was turned away: %s", problem.message)
+                refused = HandshakeRefused(503, problem.message)
+            elif isinstance(problem, Exception):
+                logger.exception("A connection could not be attached")
+                refused = HandshakeRefused(500, "Internal server error.")
+            else:
+                raise
+            await _refuse(scope, send, refused)
             return
         reason = ""
         try:

@@ -35,9 +35,13 @@ def requested(scheme: str, headers: Mapping[str, str]) -> str | None:
 
 def accepted(scheme: str, headers: Mapping[str, str]) -> tuple[str, ...]:
     """Every endpoint that a token presented with this request may be made out to."""
-    here = requested(scheme, headers)
+    return configured_and(requested(scheme, headers))
+
+
+def configured_and(own: str | None) -> tuple[str, ...]:
+    """The configured endpoints, and a request's own if it has one that is not among them."""
     configured: list[str] = conf.settings.PUBLIC_ENDPOINTS
-    return (*configured, here) if here and here not in configured else tuple(configured)
+    return (*configured, own) if own and own not in configured else tuple(configured)
 
 
 def _first(value: str | None) -> str:

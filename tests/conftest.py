@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.running import Redis, Service
+
+if TYPE_CHECKING:
+    from hubs.models import AccessKey
 
 # Playwright's synchronous API runs a loop in the test's own thread; Django would refuse the ORM there.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -52,3 +56,21 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+
+
+@pytest.fixture
+def fresh_settings() -> Iterator[None]:
+    """Hubs and keys are read anew in this test, and again after it: the snapshot is the process's, not the test's."""
+    from hubs import hub_settings
+
+    hub_settings.drop()
+    yield
+    hub_settings.drop()
+
+
+@pytest.fixture
+def keys(db: None) -> list[AccessKey]:
+    """The service's pair of keys."""
+    from hubs.models import AccessKey
+
+    return AccessKey.objects.ensure_pair()

@@ -18,24 +18,12 @@ from rest_framework.authtoken.models import Token
 from hubs import hub_settings
 from hubs.models import AccessKey, Hub, RoleGrant
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_settings")]
 
 KEYS = "/admin/hubs/accesskey/"
 HUBS = "/admin/hubs/hub/"
 GRANTS = "/admin/hubs/rolegrant/"
 TOKENS = "/admin/authtoken/tokenproxy/"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_settings() -> Any:
-    hub_settings.drop()
-    yield
-    hub_settings.drop()
-
-
-@pytest.fixture
-def keys() -> list[AccessKey]:
-    return AccessKey.objects.ensure_pair()
 
 
 @pytest.fixture

@@ -12,21 +12,9 @@ from hubs import client_urls, hub_settings
 from hubs.models import AccessKey, Hub
 from hubs.rules import tokens
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_settings")]
 
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture(autouse=True)
-def _fresh_settings() -> Any:
-    hub_settings.drop()
-    yield
-    hub_settings.drop()
-
-
-@pytest.fixture
-def keys() -> list[AccessKey]:
-    return AccessKey.objects.ensure_pair()
 
 
 def read(url: client_urls.ClientUrl, key: AccessKey, hub: str = "chat", now: float = NOW) -> tokens.Claims:

@@ -17,21 +17,9 @@ from hubs.models import AccessKey, Hub
 from hubs.rules import tokens
 from hubs.rules.roles import Permissions
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_settings")]
 
 PAGE = "/admin/client-url/"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_settings() -> Any:
-    hub_settings.drop()
-    yield
-    hub_settings.drop()
-
-
-@pytest.fixture
-def keys() -> list[AccessKey]:
-    return AccessKey.objects.ensure_pair()
 
 
 @pytest.fixture

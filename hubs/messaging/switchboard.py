@@ -354,7 +354,6 @@ class Switchboard:
             await self._lines.want(process_address(self.process))
             if not self._alone:
                 await self._lines.want(EVERYBODY)
-            if not self._alone:
                 # Before the first connection is here: nobody may count without this process then.
                 await self._hello(first=True)
             self._running.append(asyncio.create_task(self._listen(), name="switchboard"))

@@ -22,9 +22,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def accepted(request: HttpRequest) -> tuple[str, ...]:
     """Every endpoint a token for this request may be made out to: those configured, and the request's own."""
-    own = of_request(request)
-    configured = tuple(conf.settings.PUBLIC_ENDPOINTS)
-    return configured if own is None or own in configured else (*configured, own)
+    return hubs_endpoints.configured_and(of_request(request))
 
 
 def for_clients(request: HttpRequest) -> str:

@@ -33,10 +33,15 @@ def explained() -> Iterator[None]:
         raise Error(_about_database(problem)) from None
 
 
+def is_behind() -> bool:
+    """Tell whether the database lacks migrations of this version. Raises DatabaseError when it cannot be reached."""
+    executor = MigrationExecutor(connection)
+    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
 def _about_database(problem: DatabaseError) -> str:
     try:
-        executor = MigrationExecutor(connection)
-        behind = bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+        behind = is_behind()
     except DatabaseError as unreachable:
         return f"The database cannot be used: {one_line(unreachable)}. Check DATABASE_URL."
     if behind:

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db import DatabaseError
 
 from hubs import conf
+from hubs.management.cli.trouble import is_behind
 from hubs.servers import uvicorn
 
 
@@ -46,8 +46,7 @@ class Command(BaseCommand):
 
     def _check_database(self) -> None:
         try:
-            executor = MigrationExecutor(connection)
-            behind = executor.migration_plan(executor.loader.graph.leaf_nodes())
+            behind = is_behind()
         except DatabaseError as problem:
             raise CommandError(f"The database cannot be used: {problem}. Check DATABASE_URL.") from None
         if behind:
