@@ -11,6 +11,7 @@ from typing import Protocol
 from hubs.protocols.frames import Downstream, Upstream
 from hubs.protocols.json import JsonCodec
 from hubs.protocols.plain import PlainCodec
+from hubs.protocols.protobuf import ProtobufCodec
 
 Message = str | bytes
 
@@ -19,7 +20,8 @@ class Codec(Protocol):
     """Translates between WebSocket messages and frames.
 
     `wire` names the format: codecs of the same wire write the same bytes for a data frame, so one
-    encoding serves all their clients. `named` is False where no subprotocol was agreed on.
+    encoding serves all their clients. `named` is False where no subprotocol was agreed on. `reliable`:
+    its clients are told of data frames by number, acknowledge them, and may come back for the rest.
     """
 
     @property
@@ -30,16 +32,29 @@ class Codec(Protocol):
     def named(self) -> bool:
         """Whether clients of this codec speak one of the service's subprotocols."""
 
+    @property
+    def reliable(self) -> bool:
+        """Whether data frames are numbered and kept until the client has acknowledged them."""
+
     def decode(self, message: Message) -> Upstream:
         """Read one message; raises Disconnect with the close code the protocol asks for."""
 
     def encode(self, frame: Downstream) -> Message | None:
         """Write one frame; None when clients of this codec are not told."""
 
+    def stamp(self, form: Message, sequence_id: int) -> Message:
+        """Add a client's own sequence id to a data frame that `encode` has written for all of them."""
 
-# By lower-case name, as they compare. The reliable and protobuf subprotocols join as rows.
+
+# By lower-case name, as they compare.
 CODECS: Mapping[str, Codec] = {
-    "json.webpubsub.azure.v1": JsonCodec("json.webpubsub.azure.v1"),
+    codec.name: codec
+    for codec in (
+        JsonCodec("json.webpubsub.azure.v1"),
+        JsonCodec("json.reliable.webpubsub.azure.v1", reliable=True),
+        ProtobufCodec("protobuf.webpubsub.azure.v1"),
+        ProtobufCodec("protobuf.reliable.webpubsub.azure.v1", reliable=True),
+    )
 }
 
 
@@ -56,12 +71,20 @@ def choose(offered: Sequence[str]) -> tuple[str | None, Codec]:
 
 
 class Outgoing:
-    """One frame on its way to many clients: each wire format is encoded at most once."""
+    """One frame on its way to many clients: each wire format is encoded at most once.
 
-    __slots__ = ("_forms", "frame")
+    `ttl_secs`: how long it may wait for a client that is away; None, as long as the client may be.
+    `source`: the process that published it, and its number there.
+    """
 
-    def __init__(self, frame: Downstream) -> None:
+    __slots__ = ("_forms", "frame", "source", "ttl_secs")
+
+    def __init__(
+        self, frame: Downstream, *, ttl_secs: int | None = None, source: tuple[str, int] | None = None
+    ) -> None:
         self.frame = frame
+        self.ttl_secs = ttl_secs
+        self.source = source
         self._forms: dict[str, Message | None] = {}
 
     def form(self, codec: Codec) -> Message | None:

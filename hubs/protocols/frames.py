@@ -85,7 +85,43 @@ class SequenceAck:
     sequence_id: int
 
 
-Upstream = JoinGroup | LeaveGroup | SendToGroup | UserEvent | Ping | SequenceAck
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """A user event whose answer the client waits for, under an id of its own choosing."""
+
+    invocation_id: str
+    event: str
+    payload: Payload | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelInvocation:
+    """Nobody waits for this invocation any more."""
+
+    invocation_id: str
+
+
+# Both ways
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeResponse:
+    """What came of an invocation; `error_name` is None when it succeeded.
+
+    A client may write one too. Nothing is ever invoked on a client, so that one answers nothing.
+    """
+
+    invocation_id: str
+    payload: Payload | None = None
+    error_name: str | None = None
+    error_message: str = ""
+    metadata: Mapping[str, str] | None = None
+
+
+Upstream = (
+    JoinGroup | LeaveGroup | SendToGroup | UserEvent | Ping | SequenceAck | Invoke | CancelInvocation | InvokeResponse
+)
 
 # From the service
 
@@ -138,4 +174,7 @@ class Pong:
     """The answer to a Ping."""
 
 
-Downstream = Connected | Disconnected | Ack | GroupMessage | ServerMessage | Pong
+Downstream = Connected | Disconnected | Ack | GroupMessage | ServerMessage | Pong | InvokeResponse
+
+# What is counted and kept for reliable clients; everything else is said once.
+DATA_FRAMES = (GroupMessage, ServerMessage)

@@ -28,10 +28,13 @@ from hubs.protocols.frames import (
     PROTOBUF,
     TEXT,
     Ack,
+    CancelInvocation,
     Connected,
     Disconnected,
     Downstream,
     GroupMessage,
+    Invoke,
+    InvokeResponse,
     JoinGroup,
     LeaveGroup,
     Payload,
@@ -43,11 +46,17 @@ from hubs.protocols.frames import (
     Upstream,
     UserEvent,
 )
-from hubs.protocols.metadata import is_metadata
-from hubs.rules.names import is_event_name, is_group_name
-
-MAX_UINT64 = 2**64 - 1
-MAX_TTL_SECS = 300
+from hubs.protocols.validity import (
+    MAX_TTL_SECS,
+    MAX_UINT64,
+    Malformed,
+    event_name,
+    group_name,
+    invocation_id,
+    metadata_map,
+    no_data,
+    whole_number,
+)
 
 INVALID = "The client message is not a valid JSON protocol message."
 WRONG_OPCODE = "The JSON subprotocol requires text messages."
@@ -63,18 +72,15 @@ _encode = msgspec.json.Encoder().encode
 _NULL = msgspec.Raw(b"null")
 
 
-class Malformed(ValueError):
-    """A member is missing or is not what the protocol says; never leaves this module."""
-
-
 class JsonCodec:
     """A codec for one JSON subprotocol, called `name` on the wire."""
 
     named = True
     wire = "json"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, reliable: bool = False) -> None:
         self.name = name
+        self.reliable = reliable
 
     def decode(self, message: str | bytes) -> Upstream:
         """Read one text message. Raises Disconnect: 1003 for a binary one, 1007 for a malformed one."""
@@ -96,6 +102,11 @@ class JsonCodec:
         """Write one frame as compact JSON, members in the documented order."""
         return _encode(_WRITERS[type(frame)](frame)).decode()
 
+    def stamp(self, form: str | bytes, sequence_id: int) -> str:
+        """Add the last member of a data frame, right before the brace that closes it."""
+        assert isinstance(form, str)  # noqa: S101 - what `encode` wrote
+        return f'{form[:-1]},"sequenceId":{sequence_id}}}'
+
 
 # Members. Each reader below gives a value or raises; `null` is the same as absent.
 
@@ -116,10 +127,7 @@ def _uint(members: Members, name: str, maximum: int) -> int | None:
     raw = _raw(members, name)
     if raw is None:
         return None
-    value = _integer.decode(raw)
-    if not 0 <= value <= maximum:
-        raise Malformed(f"{name} is out of range")
-    return value
+    return whole_number(_integer.decode(raw), maximum)
 
 
 def _ack_id(members: Members) -> int | None:
@@ -127,10 +135,7 @@ def _ack_id(members: Members) -> int | None:
 
 
 def _group(members: Members) -> str:
-    group = _text(members, "group")
-    if not is_group_name(group):
-        raise Malformed("group is not a group name")
-    return group
+    return group_name(_text(members, "group"))
 
 
 def _metadata(members: Members) -> Mapping[str, str] | None:
@@ -139,9 +144,9 @@ def _metadata(members: Members) -> Mapping[str, str] | None:
         return None
     # The standard parser here: it tells of duplicate keys, which the protocol refuses.
     pairs = json.loads(bytes(raw), object_pairs_hook=_pairs)
-    if not isinstance(pairs, _Pairs) or not is_metadata(pairs):
-        raise Malformed("metadata is not a flat map of short texts")
-    return dict(pairs)
+    if not isinstance(pairs, _Pairs):
+        raise Malformed("metadata is not an object")
+    return metadata_map(pairs)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -152,19 +157,22 @@ def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
     return _Pairs(pairs)
 
 
-def _payload(members: Members, metadata: Mapping[str, str] | None) -> Payload:
+def _payload(members: Members) -> Payload | None:
+    """What is sent; None where there is no data. With `"data": null` there is, and it is malformed."""
+    if _raw(members, "stream") is not None:
+        # The beginning of a stream, which is to have no data; it must not pass for a message.
+        raise Malformed("streams are not spoken here")
     data_type = JSON
     if _raw(members, "dataType") is not None:
         # Compared without regard to case: the .NET client writes "Text".
         data_type = _text(members, "dataType").lower()
         if data_type not in DATA_TYPES:
             raise Malformed("unknown dataType")
+    if "data" not in members:
+        return None
     raw = _raw(members, "data")
     if raw is None:
-        # `"data": null` is never legal; an absent one is when there is metadata to carry.
-        if metadata and "data" not in members:
-            return Payload(TEXT, b"")
-        raise Malformed("data is missing")
+        raise Malformed("data is null")
     if data_type == JSON:
         return Payload(JSON, bytes(raw))
     text = _string.decode(raw)
@@ -189,7 +197,7 @@ def _send_to_group(members: Members) -> SendToGroup:
     no_echo = _raw(members, "noEcho")
     return SendToGroup(
         group=_group(members),
-        payload=_payload(members, metadata),
+        payload=_payload(members) or no_data(metadata),
         ack_id=_ack_id(members),
         no_echo=no_echo is not None and _flag.decode(no_echo),
         ttl_secs=_uint(members, "ttlSeconds", MAX_TTL_SECS),
@@ -198,11 +206,9 @@ def _send_to_group(members: Members) -> SendToGroup:
 
 
 def _event(members: Members) -> UserEvent:
-    name = _text(members, "event")
-    if not is_event_name(name):
-        raise Malformed("event is not an event name")
+    name = event_name(_text(members, "event"))
     metadata = _metadata(members)
-    return UserEvent(name, _payload(members, metadata), _ack_id(members), metadata)
+    return UserEvent(name, _payload(members) or no_data(metadata), _ack_id(members), metadata)
 
 
 def _ping(members: Members) -> Ping:
@@ -216,6 +222,45 @@ def _sequence_ack(members: Members) -> SequenceAck:
     return SequenceAck(sequence_id)
 
 
+def _invocation_id(members: Members) -> str:
+    return invocation_id(_text(members, "invocationId"))
+
+
+def _optional_payload(members: Members) -> Payload | None:
+    payload = _payload(members)
+    if payload is None and _raw(members, "dataType") is not None:
+        raise Malformed("a dataType of no data")
+    return payload
+
+
+def _invoke(members: Members) -> Invoke:
+    if _text(members, "target").lower() != "event":
+        raise Malformed("unknown target")
+    return Invoke(
+        invocation_id=_invocation_id(members),
+        event=event_name(_text(members, "event")),
+        payload=_optional_payload(members),
+        metadata=_metadata(members),
+    )
+
+
+def _cancel_invocation(members: Members) -> CancelInvocation:
+    return CancelInvocation(_invocation_id(members))
+
+
+def _invoke_response(members: Members) -> InvokeResponse:
+    error_name, error_message = None, ""
+    success = _raw(members, "success")
+    if success is None:
+        raise Malformed("success is missing")
+    if not _flag.decode(success):
+        error = _members.decode(members.get("error", _NULL))
+        error_name, error_message = _text(error, "name"), _text(error, "message")
+    return InvokeResponse(
+        _invocation_id(members), _optional_payload(members), error_name, error_message, _metadata(members)
+    )
+
+
 _READERS: Mapping[str, Callable[[Members], Upstream]] = {
     "sendToGroup": _send_to_group,
     "joinGroup": _join_group,
@@ -223,6 +268,9 @@ _READERS: Mapping[str, Callable[[Members], Upstream]] = {
     "event": _event,
     "ping": _ping,
     "sequenceAck": _sequence_ack,
+    "invoke": _invoke,
+    "cancelInvocation": _cancel_invocation,
+    "invokeResponse": _invoke_response,
 }
 _READERS_ANY_CASE = {name.lower(): read for name, read in _READERS.items()}
 
@@ -265,11 +313,26 @@ def _server_message(frame: ServerMessage) -> dict[str, Any]:
 
 
 def _data(frame: GroupMessage | ServerMessage) -> dict[str, Any]:
-    payload = frame.payload
-    members: dict[str, Any] = {"dataType": payload.data_type, "data": _VALUES[payload.data_type](payload.data)}
-    if frame.metadata:
-        members["metadata"] = dict(frame.metadata)
-    return members
+    return _payload_members(frame.payload) | _metadata_member(frame.metadata)
+
+
+def _payload_members(payload: Payload) -> dict[str, Any]:
+    return {"dataType": payload.data_type, "data": _VALUES[payload.data_type](payload.data)}
+
+
+def _metadata_member(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    return {"metadata": dict(metadata)} if metadata else {}
+
+
+def _invocation_result(frame: InvokeResponse) -> dict[str, Any]:
+    success = frame.error_name is None
+    members: dict[str, Any] = {"type": "invokeResponse", "invocationId": frame.invocation_id, "success": success}
+    if frame.payload is not None:
+        members |= _payload_members(frame.payload)
+    if not success:
+        # Always with both members: a failure without an error makes the JavaScript client cancel.
+        members["error"] = {"name": frame.error_name, "message": frame.error_message}
+    return members | _metadata_member(frame.metadata)
 
 
 def _base64(data: bytes) -> str:
@@ -289,5 +352,6 @@ _WRITERS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
     Ack: _ack,
     Connected: _connected,
     Disconnected: _disconnected,
+    InvokeResponse: _invocation_result,
     Pong: lambda frame: {"type": "pong"},
 }

@@ -42,6 +42,11 @@ class PlainCodec:
         """A simple client has no subprotocol of the service."""
         return False
 
+    @property
+    def reliable(self) -> bool:
+        """A bare payload has no room for a number."""
+        return False
+
     def decode(self, message: str | bytes) -> Upstream:
         """Any message is a payload."""
         payload = Payload(TEXT, message.encode()) if isinstance(message, str) else Payload(BINARY, message)
@@ -56,3 +61,7 @@ class PlainCodec:
         if frame.payload.data_type in (TEXT, JSON):
             return frame.payload.data.decode()
         return frame.payload.data
+
+    def stamp(self, form: str | bytes, sequence_id: int) -> str | bytes:
+        """Nothing to add: these clients are told payloads and nothing else."""
+        return form

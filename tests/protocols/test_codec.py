@@ -17,6 +17,8 @@ JSON_NAME = "json.webpubsub.azure.v1"
         ([JSON_NAME], JSON_NAME),
         (["JSON.WebPubSub.Azure.V1"], "JSON.WebPubSub.Azure.V1"),
         (["custom", JSON_NAME], JSON_NAME),
+        (["protobuf.reliable.webpubsub.azure.v1", JSON_NAME], "protobuf.reliable.webpubsub.azure.v1"),
+        (["PROTOBUF.webpubsub.azure.v1"], "PROTOBUF.webpubsub.azure.v1"),
         ([JSON_NAME, JSON_NAME.upper()], JSON_NAME),
         ([JSON_NAME.upper(), JSON_NAME], JSON_NAME.upper()),
         ([], None),
@@ -36,6 +38,16 @@ def test_the_table_is_by_lower_case_name() -> None:
     for name, codec in CODECS.items():
         assert name == name.lower()
         assert choose([name]) == (name, codec)
+
+
+@pytest.mark.parametrize("wire", ["json", "protobuf"])
+@pytest.mark.parametrize("reliable", [False, True])
+def test_each_wire_has_both_kinds(wire: str, reliable: bool) -> None:
+    """Both kinds have the same wire, so that a frame for their clients together is encoded once."""
+    name, codec = choose([f"{wire}.reliable.webpubsub.azure.v1" if reliable else f"{wire}.webpubsub.azure.v1"])
+    assert name is not None
+    assert (codec.wire, codec.reliable, codec.named) == (wire, reliable, True)
+    assert len(CODECS) == 4
 
 
 class CountingCodec:
@@ -68,6 +80,13 @@ def test_that_nothing_is_told_is_remembered_too() -> None:
     outgoing = Outgoing(Pong())
     assert outgoing.form(codec) is outgoing.form(codec) is None
     assert codec.encoded == 1
+
+
+def test_a_frame_knows_how_long_it_may_wait_and_whence_it_came() -> None:
+    frame = GroupMessage("g", Payload(TEXT, b"x"))
+    plain, kept = Outgoing(frame), Outgoing(frame, ttl_secs=0, source=("0a1b2c3d", 7))
+    assert (plain.frame, plain.ttl_secs, plain.source) == (frame, None, None)
+    assert (kept.frame, kept.ttl_secs, kept.source) == (frame, 0, ("0a1b2c3d", 7))
 
 
 @pytest.mark.parametrize(

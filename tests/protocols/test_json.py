@@ -116,7 +116,9 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
     max_leaves=12,
 )
-_TYPES = st.sampled_from(["joinGroup", "leaveGroup", "sendToGroup", "event", "ping", "sequenceAck", "PING", "x"])
+_TYPES = st.sampled_from(
+    ["joinGroup", "leaveGroup", "sendToGroup", "event", "ping", "sequenceAck", "invoke", "invokeResponse", "PING", "x"]
+)
 _MEMBERS = st.fixed_dictionaries(
     {"type": _TYPES | JSON_VALUES},
     optional={
@@ -129,6 +131,11 @@ _MEMBERS = st.fixed_dictionaries(
         "noEcho": st.booleans() | JSON_VALUES,
         "ttlSeconds": st.integers() | JSON_VALUES,
         "metadata": st.dictionaries(st.text(), st.text()) | JSON_VALUES,
+        "stream": st.none() | JSON_VALUES,
+        "invocationId": st.text() | JSON_VALUES,
+        "target": st.just("event") | JSON_VALUES,
+        "success": st.booleans() | JSON_VALUES,
+        "error": st.fixed_dictionaries({"name": st.text(), "message": st.text()}) | JSON_VALUES,
     },
 )
 

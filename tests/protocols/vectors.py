@@ -14,10 +14,13 @@ from hubs.protocols.frames import (
     PROTOBUF,
     TEXT,
     Ack,
+    CancelInvocation,
     Connected,
     Disconnected,
     Downstream,
     GroupMessage,
+    Invoke,
+    InvokeResponse,
     JoinGroup,
     LeaveGroup,
     Payload,
@@ -177,9 +180,55 @@ UPSTREAM = [
     UpstreamRow(
         "greatest sequence ack", f'{{"type":"sequenceAck","sequenceId":{MAX_UINT64}}}', SequenceAck(MAX_UINT64)
     ),
+    UpstreamRow(
+        "stream null is absent",
+        '{"type":"sendToGroup","group":"g","data":"hi","stream":null}',
+        SendToGroup("g", _HELLO),
+    ),
+    UpstreamRow(
+        "invoke",
+        '{"type":"invoke","invocationId":"1","target":"event","event":"ev","dataType":"text","data":"x"}',
+        Invoke("1", "ev", Payload(TEXT, b"x")),
+    ),
+    UpstreamRow(
+        "invoke without data", '{"type":"invoke","invocationId":"1","target":"event","event":"ev"}', Invoke("1", "ev")
+    ),
+    UpstreamRow(
+        "invoke with metadata alone",
+        '{"type":"INVOKE","invocationId":" ","target":"Event","event":"ev","dataType":null,"metadata":{"a":"b"}}',
+        Invoke(" ", "ev", metadata={"a": "b"}),
+    ),
+    UpstreamRow(
+        "invoke, dataType absent",
+        '{"type":"invoke","invocationId":"é👋","target":"event","event":"ev","data":"hi"}',
+        Invoke("é👋", "ev", _HELLO),
+    ),
+    UpstreamRow(
+        "longest invocation id",
+        f'{{"type":"cancelInvocation","invocationId":"{"é" * 1024}"}}',
+        CancelInvocation("é" * 1024),
+    ),
+    UpstreamRow("cancel", '{"type":"cancelInvocation","invocationId":"1"}', CancelInvocation("1")),
+    UpstreamRow(
+        "invoke response",
+        '{"type":"invokeResponse","invocationId":"1","success":true,"dataType":"json","data":"hi"}',
+        InvokeResponse("1", _HELLO),
+    ),
+    UpstreamRow(
+        "invoke response without data",
+        '{"type":"invokeResponse","invocationId":"1","success":true,"error":null}',
+        InvokeResponse("1"),
+    ),
+    UpstreamRow(
+        "invoke response of a failure",
+        '{"type":"invokeResponse","invocationId":"1","success":false,"error":{"name":"n","message":"m","x":1}}',
+        InvokeResponse("1", error_name="n", error_message="m"),
+    ),
 ]
 
 _SEND = '{"type":"sendToGroup","group":"g",'
+_INVOKE = '{"type":"invoke","invocationId":"1","event":"e"'
+_RESPONSE = '{"type":"invokeResponse","invocationId":"1"'
 _DEEP = 200_000
 
 # Each ends the connection with 1007.
@@ -281,6 +330,32 @@ MALFORMED = {
     "sequence ack as text": '{"type":"sequenceAck","sequenceId":"1"}',
     "sequence ack below zero": '{"type":"sequenceAck","sequenceId":-1}',
     "sequence ack beyond 64 bits": f'{{"type":"sequenceAck","sequenceId":{MAX_UINT64 + 1}}}',
+    "a stream begins": _SEND + '"stream":{"streamId":"s"}}',
+    "a stream begins, with metadata": _SEND + '"stream":{"streamId":"s"},"metadata":{"a":"b"}}',
+    "a stream begins, with data": _SEND + '"stream":{"streamId":"s"},"data":1}',
+    "invoke without id": '{"type":"invoke","target":"event","event":"e"}',
+    "invoke with an empty id": '{"type":"invoke","invocationId":"","target":"event","event":"e"}',
+    "invocation id too long": f'{{"type":"cancelInvocation","invocationId":"{"i" * 1025}"}}',
+    "invocation id a number": '{"type":"cancelInvocation","invocationId":1}',
+    "cancel without id": '{"type":"cancelInvocation"}',
+    "half a surrogate pair as invocation id": r'{"type":"cancelInvocation","invocationId":"\ud800"}',
+    "invoke without target": _INVOKE + "}",
+    "invoke with unknown target": _INVOKE + ',"target":"connection"}',
+    "invoke without event": '{"type":"invoke","invocationId":"1","target":"event"}',
+    "invoke with a bad event name": '{"type":"invoke","invocationId":"1","target":"event","event":"1"}',
+    "invoke with data null": _INVOKE + ',"target":"event","data":null}',
+    "invoke with dataType alone": _INVOKE + ',"target":"event","dataType":"text"}',
+    "invoke with bad metadata": _INVOKE + ',"target":"event","metadata":{"a":1}}',
+    "invoke with text that is none": _INVOKE + ',"target":"event","dataType":"text","data":1}',
+    "invoke response without id": '{"type":"invokeResponse","success":true}',
+    "invoke response without success": _RESPONSE + "}",
+    "invoke response with success null": _RESPONSE + ',"success":null}',
+    "invoke response with success a text": _RESPONSE + ',"success":"true"}',
+    "invoke response of a failure without error": _RESPONSE + ',"success":false}',
+    "invoke response of a failure, error null": _RESPONSE + ',"success":false,"error":null}',
+    "invoke response of a failure without name": _RESPONSE + ',"success":false,"error":{"message":"m"}}',
+    "invoke response of a failure without message": _RESPONSE + ',"success":false,"error":{"name":"n"}}',
+    "invoke response with dataType alone": _RESPONSE + ',"success":true,"dataType":"json"}',
     "deep arrays": "[" * _DEEP,
     "deep objects": '{"a":' * _DEEP,
     "deep data": _SEND + '"data":' + "[" * _DEEP + "]" * _DEEP + "}",
@@ -360,4 +435,36 @@ DOWNSTREAM = [
         '{"type":"message","from":"server","dataType":"protobuf","data":"AA==","metadata":{"a":"1"}}',
     ),
     DownstreamRow("pong", Pong(), '{"type":"pong"}'),
+    DownstreamRow(
+        "invoke response",
+        InvokeResponse("1", Payload(JSON, b'{"a":1}')),
+        '{"type":"invokeResponse","invocationId":"1","success":true,"dataType":"json","data":{"a":1}}',
+    ),
+    DownstreamRow(
+        "invoke response without payload",
+        InvokeResponse("1"),
+        '{"type":"invokeResponse","invocationId":"1","success":true}',
+    ),
+    DownstreamRow(
+        "invoke response with metadata",
+        InvokeResponse('"', Payload(TEXT, b""), metadata={"a": "1"}),
+        '{"type":"invokeResponse","invocationId":"\\"","success":true,"dataType":"text","data":"","metadata":{"a":"1"}}',
+    ),
+    DownstreamRow(
+        "invoke response of a failure",
+        InvokeResponse("1", error_name="NotFound", error_message="m"),
+        '{"type":"invokeResponse","invocationId":"1","success":false,"error":{"name":"NotFound","message":"m"}}',
+    ),
+    DownstreamRow(
+        "invoke response of a failure without words",
+        InvokeResponse("1", error_name="InternalServerError"),
+        '{"type":"invokeResponse","invocationId":"1","success":false,'
+        '"error":{"name":"InternalServerError","message":""}}',
+    ),
+    DownstreamRow(
+        "invoke response of a failure that says more",
+        InvokeResponse("1", Payload(TEXT, b"x"), "n", "m"),
+        '{"type":"invokeResponse","invocationId":"1","success":false,"dataType":"text","data":"x",'
+        '"error":{"name":"n","message":"m"}}',
+    ),
 ]
