@@ -1,5 +1,16 @@
 """The two ASGI servers as this service needs them: uvicorn for production, daphne for development.
 
 It holds what the servers lack or have to be told, and nothing about hubs. The commands `serve` and
-`runserver` are its only callers.
+`runserver` are its only callers. What both have to do alike is said once: how a message becomes
+frames in `framing.py`, how a conversation ends in `endings.py`.
+
+Any other ASGI server, or uvicorn without these classes, serves the same application with less:
+
+- A message goes out as one frame, whatever its size. Java clients take 64 KiB at most.
+- What the client does wrong is answered with the server's own words, if with any.
+- Where a server cannot tell a lost connection from a close without a code (uvicorn reports 1005 for
+  both), or gives no code at all, a reliable client that was cut off may count as one that took leave.
+- Where a server closes with another code than 1001 when it stops, clients do the same as for 1001;
+  where it only hangs up, they see 1006 and do the same again.
+- Where a server has no `websocket.http.response`, every refused handshake is a 403.
 """

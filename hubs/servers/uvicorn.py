@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
@@ -10,8 +11,15 @@ from typing import Any
 import websockets.http11
 from uvicorn import Config, Server
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import BytesLike
 
 from hubs import conf
+from hubs.servers import endings, framing
 from hubs.servers.upgrades import HttpProtocol
 
 LISTEN_BACKLOG = 2048
@@ -28,15 +36,202 @@ websockets.http11.MAX_LINE_LENGTH = MAX_REQUEST_LINE
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which answers also where a handshake cannot be read."""
+    """uvicorn's WebSocket protocol, with frames and endings as this service wants them.
+
+    uvicorn 0.54 sends a message as one frame, reports a lost connection as 1005, tells an application
+    of the end twice, closes with 1012 when it stops, and answers a client's fault by closing the
+    socket at once, which often takes the close frame with it. A handshake that cannot be read it
+    does not answer at all. It also trusts that a socket which it closes will close: one whose client
+    takes nothing any more stays for good.
+    """
+
+    queue: _Events
+    conn: _Conversation
+
+    # Set when the client broke the protocol; what it sends is read no more.
+    _parting: endings.Parting | None = None
+    _last_resort: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.queue = _Events()
+        self.conn = _Conversation(self.config.ws_max_size)
+        self.close_timeout = endings.CLOSING_SECS
+
+    # What comes in
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the client; a handshake that is no valid request gets its HTTP error and the end."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            # websockets has its response ready, and uvicorn 0.54 would leave the client waiting for it.
-            self.transport.write(b"".join(self.conn.data_to_send()) or BAD_REQUEST)
+        """Take bytes from the client; whatever they are, it gets an answer."""
+        if self._parting is not None:
+            self._parting.heard()
+            return
+        conn = self.conn
+        conn.receive_data(data)
+        # First what came before a fault, then the fault.
+        self.handle_events()
+        if conn.parser_exc is not None:
+            self.handle_parser_exception()
+        elif conn.handshake_exc is not None and not self.handshake_initiated:
+            # websockets has its response ready, and uvicorn would leave the client waiting for it.
+            self.transport.write(b"".join(conn.data_to_send()) or BAD_REQUEST)
             self.transport.close()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a piece to a message, so that many small pieces take no more memory than the message."""
+        whole: Any = self.frames[0]
+        if not isinstance(whole, bytearray):
+            whole = bytearray(whole)
+            self.frames = [whole]
+        whole += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a complete message to the application, unless the conversation is over."""
+        (data,), self.frames = self.frames, []
+        if self.close_sent or self.queue.over:
+            return
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": bytes(data)})
+        else:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self.conn.fail(endings.INVALID_DATA)
+                self.handle_parser_exception()
+                return
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    # How it ends
+
+    def handle_parser_exception(self) -> None:
+        """The client broke the protocol, and its close frame is written: send it, and see that it can be read."""
+        if self._parting is not None or self.transport.is_closing():
+            return
+        closed = self.conn.close_sent
+        if closed is None:
+            # It did not even wait for the answer to its handshake.
+            self.transport.close()
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait(endings.disconnected(closed.code, closed.reason))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self._read_on()
+        whole = not self.transport.can_write_eof()
+        self._parting = endings.Parting(self.transport.close if whole else self.transport.write_eof)
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application, if nothing was told before."""
+        self.queue.put_nowait(endings.disconnected(endings.CONNECTION_LOST))
+        if self._parting is not None:
+            self._parting.cancel()
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+        super().connection_lost(exc)
+
+    def keepalive_timeout(self) -> None:
+        """The client is silent: drop it, without waiting for it to take what lies in the buffer."""
+        if self.read_paused and self.ping_timeout is not None:
+            # It is us who are not listening, because the application is busy with earlier messages.
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
+        self.pong_timer = None
+        self.pending_ping_payload = None
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        """The server stops: say so with 1001, which makes clients look for another or come back later."""
+        if not self.handshake_complete or self.close_sent:
+            super().shutdown()
+            return
+        self.stop_keepalive()
+        if self.conn.state is State.OPEN:
+            self._close(endings.GOING_AWAY, endings.STOPPING_SECS)
+        else:
+            self.transport.close()
+
+    def send_500_response(self) -> None:
+        """The application failed: say so in HTTP or, after the handshake, in a close frame."""
+        if self.handshake_complete and self.conn.state is State.OPEN:
+            self._close(endings.INTERNAL_ERROR, self.close_timeout)
+        else:
+            super().send_500_response()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """The application is done; see that the socket does not outlive it for long."""
+        super().on_task_complete(task)
+        if not self.disconnected:
+            self._last_resort = self.loop.call_later(2 * self.close_timeout, self.transport.abort)
+
+    def _close(self, code: int, secs: float) -> None:
+        """Close by ourselves; the client has so many seconds to answer."""
+        reason = endings.reason(code, self.conn.agreed)
+        self.queue.put_nowait(endings.disconnected(code, reason))
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self._read_on()
+        self.close_timer = self.loop.call_later(secs, self.transport.abort)
+
+    def _read_on(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+
+class _Conversation(ServerProtocol):
+    """What websockets knows of one socket; messages leave in frames of ours, and faults get our reasons.
+
+    There are no extensions: compression costs more memory per client than everything else together.
+    """
+
+    # The one that was agreed on, once the handshake was answered.
+    agreed: str | None = None
+
+    def __init__(self, max_size: int | None) -> None:
+        super().__init__(max_size=max_size, logger=logging.getLogger("uvicorn.error"))
+
+    def send_text(self, data: BytesLike, fin: bool = True) -> None:
+        """Send a text message, always a whole one."""
+        if self._state is not State.OPEN:
+            raise InvalidState("the connection is closing")
+        self.writes.append(framing.text_frames(data))  # type: ignore[arg-type]  # uvicorn gives bytes
+
+    def send_binary(self, data: BytesLike, fin: bool = True) -> None:
+        """Send a binary message, always a whole one."""
+        if self._state is not State.OPEN:
+            raise InvalidState("the connection is closing")
+        self.writes.append(framing.binary_frames(data))  # type: ignore[arg-type]
+
+    def send_response(self, response: Response) -> None:
+        """Answer the handshake."""
+        super().send_response(response)
+        self.agreed = response.headers.get("Sec-WebSocket-Protocol")
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Take a frame. A close may come between the pieces of a message, which websockets holds for a fault."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Close because of the client; websockets would describe the fault in words of its own."""
+        super().fail(code, endings.reason(code, self.agreed))
+
+
+class _Events(asyncio.Queue[Any]):
+    """What the application is going to hear. After the end of the conversation there is nothing more."""
+
+    over = False
+
+    def _put(self, item: Any) -> None:
+        if not self.over:
+            self.over = item["type"] == "websocket.disconnect"
+            super()._put(item)
 
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -47,15 +242,11 @@ class ClientFaults(logging.Filter):
 
     uvicorn 0.54 logs an error for each handshake that was refused with an HTTP status, because it
     does not count it as completed; our consumers always answer, so that complaint never has another
-    cause. And it logs a text message that is not UTF-8, which it closes with 1007 as it should, as
-    an error with a traceback.
+    cause.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the record is worth writing."""
-        if record.msg == "Invalid UTF-8 sequence received from client.":
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.exc_info = record.exc_text = None
         return record.msg != "ASGI callable returned without completing handshake."
 
 
@@ -120,7 +311,6 @@ def server(application: Any) -> Server:
             ws_max_size=conf.settings.MAX_MESSAGE_BYTES * SERVER_LIMIT_FACTOR,
             ws_ping_interval=conf.settings.KEEP_ALIVE_SECS,
             ws_ping_timeout=conf.settings.KEEP_ALIVE_SECS,
-            # Compression costs more memory per client than everything else together.
             ws_per_message_deflate=False,
             lifespan="on",
             # Proxy headers are judged in one place, hubs/endpoints.py, by one setting.
