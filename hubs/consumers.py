@@ -5,7 +5,10 @@ entering a thread after each message to close database connections that the mess
 used. Here no message touches the ORM, deliveries come from the process's switchboard, and reading
 goes on while an event handler works; so `__call__` is ours, and `dispatch` is not used.
 
-Translated here, once: HandshakeRefused to an HTTP status, Disconnect to a close frame.
+A connection of a reliable subprotocol outlives its socket, and this consumer with it: a socket that
+asks for an earlier connection is put together with that (connections/recovery.py).
+
+Translated here, once: HandshakeRefused to an HTTP status, NotRecovered to a close frame.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from channels.consumer import AsyncConsumer
 from hubs import endpoints
 from hubs.connections.connection import Connection
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
-from hubs.connections.lane import Lane
 from hubs.connections.outbox import QUEUE_FULL, Outbox
-from hubs.errors import Disconnect, HandshakeRefused, Refusal
+from hubs.connections.recovery import NotRecovered, bring_back
+from hubs.errors import HandshakeRefused, NotFound, Refusal, Unavailable
 from hubs.messaging.switchboard import switchboard
+from hubs.protocols.codec import choose
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,9 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 NOT_RECOVERED = "The connection could not be recovered."
+
+# The close code of a socket that ended without any.
+LOST = 1006
 
 
 class HubConsumer(AsyncConsumer):
@@ -45,12 +52,11 @@ class HubConsumer(AsyncConsumer):
             return
         try:
             handshake = _handshake(scope)
-            hub_of(handshake)
-            if asks_for_recovery(handshake):
-                await self._not_recovered(receive, send)
-                return
-            connection_id = switchboard().new_connection_id()
-            admission = await admit(handshake, connection_id)
+            hub = hub_of(handshake)
+            recovering = asks_for_recovery(handshake)
+            if recovering is None:
+                connection_id = switchboard().new_connection_id()
+                admission = await admit(handshake, connection_id)
         except HandshakeRefused as refused:
             await _refuse(scope, send, refused)
             return
@@ -58,44 +64,46 @@ class HubConsumer(AsyncConsumer):
             logger.exception("A handshake failed")
             await _refuse(scope, send, HandshakeRefused(500, "Internal server error."))
             return
-        await _Conversation(connection_id, admission).run(scope, receive, send)
-
-    @staticmethod
-    async def _not_recovered(receive: Receive, send: Send) -> None:
-        """Refuse a recovery as SDKs understand it: an open socket that closes with 1008.
-
-        An HTTP error would look like a passing fault to them, and be tried again for half a minute.
-        """
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.close", "code": 1008, "reason": NOT_RECOVERED})
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
+        if recovering is None:
+            await _Conversation(receive, send).begin(scope, connection_id, admission)
+            return
+        try:
+            connection = await bring_back(hub, *recovering)
+            await _Conversation(receive, send).resume(connection)
+        except Unavailable as unavailable:
+            # Clients take an HTTP error for what it is here: a reason to try again.
+            await _refuse(scope, send, HandshakeRefused(503, unavailable.message))
+        except NotRecovered:
+            await _not_recovered(handshake, receive, send)
+        except Exception:
+            logger.exception("A recovery failed")
+            await _not_recovered(handshake, receive, send)
 
 
 class _Conversation:
-    """One socket and its connection."""
+    """One socket, and the connection it is for."""
 
-    def __init__(self, connection_id: str, admission: Admission) -> None:
-        self._connection_id = connection_id
-        self._admission = admission
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._outbox = Outbox(send, self._overflowed)
         self._too_slow = False
+        self._task = asyncio.current_task()
 
-    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        admission = self._admission
-        outbox = Outbox(send, self._overflowed)
+    async def begin(self, scope: Scope, connection_id: str, admission: Admission) -> None:
+        """Run a new connection."""
         connection = Connection(
-            self._connection_id,
+            connection_id,
             admission.hub,
             admission.codec,
-            outbox,
+            self._outbox,
             user_id=admission.user_id,
             permissions=admission.permissions,
             subprotocol=admission.subprotocol,
-            state=admission.state,
+            session=admission.session,
             ack_pause_secs=admission.ack_pause_secs,
         )
         self._connection = connection
-        self._task = asyncio.current_task()
         try:
             await connection.begin(admission.groups)
         except BaseException as problem:
@@ -109,16 +117,29 @@ class _Conversation:
                 refused = HandshakeRefused(500, "Internal server error.")
             else:
                 raise
-            await _refuse(scope, send, refused)
+            await _refuse(scope, self._send, refused)
             return
-        reason = ""
+        await self._run(connection.begun)
+
+    async def resume(self, connection: Connection) -> None:
+        """Go on with a connection whose client is back. Raises NotRecovered if it has just ended."""
+        self._connection = connection
+        try:
+            connection.resume(self._outbox)
+        except NotFound:
+            raise NotRecovered from None
+        await self._run(self._outbox.uncork)
+
+    async def _run(self, opened: Callable[[], None]) -> None:
+        connection = self._connection
+        code, reason = LOST, ""
         try:
             accept: Event = {"type": "websocket.accept"}
-            if admission.subprotocol is not None:
-                accept["subprotocol"] = admission.subprotocol
-            await send(accept)
-            connection.begun()
-            reason = await self._listen(receive)
+            if connection.subprotocol is not None:
+                accept["subprotocol"] = connection.subprotocol
+            await self._send(accept)
+            opened()
+            code, reason = await self._listen()
         except OSError:
             # The client left while the handshake was being answered.
             pass
@@ -126,34 +147,21 @@ class _Conversation:
             if not self._too_slow:
                 raise
             reason = QUEUE_FULL
-            await outbox.drained()
+            await self._outbox.drained()
         finally:
-            connection.end(reason)
+            connection.socket_gone(self._outbox, code, reason)
 
-    async def _listen(self, receive: Receive) -> str:
-        """Feed messages to the connection until the socket is closed; gives the client's reason."""
+    async def _listen(self) -> tuple[int, str]:
+        """Feed messages to the connection until the socket is closed; gives the client's code and reason."""
         connection = self._connection
-        lane = Lane(connection.handle, self._broke_off)
-        try:
-            while True:
-                event = await receive()
-                if event["type"] == "websocket.disconnect":
-                    return event.get("reason") or ""
-                if connection.closing:
-                    continue
+        while True:
+            event = await self._receive()
+            if event["type"] == "websocket.disconnect":
+                return _code(event), event.get("reason") or ""
+            # Not when it is over, nor when another socket has taken its place.
+            if connection.outbox is self._outbox and not connection.closing:
                 text = event.get("text")
-                try:
-                    frame = connection.decode(event["bytes"] if text is None else text)
-                except Disconnect as disconnect:
-                    # In its turn: an event before it may still wait for its handler's answer.
-                    lane.fail(disconnect)
-                else:
-                    await lane.put(frame)
-        finally:
-            lane.stop()
-
-    def _broke_off(self, disconnect: Disconnect) -> None:
-        self._connection.close(disconnect.code, disconnect.message)
+                await connection.receive(event["bytes"] if text is None else text)
 
     def _overflowed(self) -> None:
         """The client reads too slowly. Called in the middle of a fan-out, so acted on in the next turn."""
@@ -161,10 +169,43 @@ class _Conversation:
         asyncio.get_running_loop().call_soon(self._give_up)
 
     def _give_up(self) -> None:
-        logger.info("Connection %s is closed: its client reads too slowly", self._connection.id)
-        self._connection.leave()
+        connection = self._connection
+        if connection.outbox is self._outbox:
+            logger.info("Connection %s is closed: its client reads too slowly", connection.id)
+            connection.give_up(QUEUE_FULL)
         if self._task is not None:
             self._task.cancel()
+
+
+async def _not_recovered(handshake: Handshake, receive: Receive, send: Send) -> None:
+    """Refuse a recovery as SDKs understand it: an open socket that closes with 1008.
+
+    An HTTP error would look like a passing fault to them, and be tried again for half a minute. Many
+    clients open a socket only if one of the subprotocols they offered is chosen.
+    """
+    accept: Event = {"type": "websocket.accept"}
+    subprotocol, _ = choose(handshake.subprotocols)
+    if subprotocol is not None:
+        accept["subprotocol"] = subprotocol
+    try:
+        await send(accept)
+        await send({"type": "websocket.close", "code": 1008, "reason": NOT_RECOVERED})
+    except OSError:
+        return
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+def _code(event: Event) -> int:
+    """The close code of a `websocket.disconnect`, 1006 if the socket was lost without a close frame.
+
+    Our servers say so themselves (hubs/servers). A plain uvicorn says 1005 for both a close frame
+    without code and a loss, but gives a reason, if an empty one, in the first case alone.
+    """
+    code = event.get("code")
+    if code is None:
+        return 1005
+    return LOST if code == 1005 and "reason" not in event else int(code)
 
 
 def _handshake(scope: Scope) -> Handshake:

@@ -19,7 +19,7 @@ from hubs import conf
 from hubs.errors import NotFound, Refusal, TooMany, Unavailable
 from hubs.messaging.envelope import Audience, Publication
 from hubs.messaging.switchboard import ANSWERS, UNREACHABLE, Member, switchboard
-from hubs.protocols.frames import Payload
+from hubs.protocols.frames import Ack, Payload
 from hubs.rules.names import canonical_hub
 from hubs.rules.roles import Permissions, TooManyOverrides
 
@@ -83,7 +83,7 @@ async def leave_group(connection: LiveConnection, group: str) -> None:
 
 # Sending. Nobody there to get it is no error; `excluded` connections do not get it, nor do those
 # that `filter` (text that rules/filters.py has accepted) is not true for. `ttl_secs` is how long a
-# message may wait for a client that is away; none can be away yet, so it has no effect so far.
+# message may wait for a reliable client that is away; None, as long as the client may be.
 # Where the other processes cannot be reached nobody gets it: servers try again after such a refusal,
 # and must not reach anybody twice.
 
@@ -98,7 +98,8 @@ async def send_to_all(
     ttl_secs: int | None = None,
 ) -> None:
     """Send a server message to every connection of a hub."""
-    await _publish(Audience(canonical_hub(hub), filter=filter, excluded=excluded), payload, metadata)
+    audience = Audience(canonical_hub(hub), filter=filter, excluded=excluded)
+    await _publish(audience, payload, metadata, ttl_secs=ttl_secs)
 
 
 async def send_to_group(
@@ -119,7 +120,7 @@ async def send_to_group(
     where the other processes cannot be reached.
     """
     audience = Audience(canonical_hub(hub), group=group, filter=filter, excluded=excluded)
-    await _publish(audience, payload, metadata, from_user_id, all_or_nobody=all_or_nobody)
+    await _publish(audience, payload, metadata, from_user_id, ttl_secs=ttl_secs, all_or_nobody=all_or_nobody)
 
 
 async def send_to_user(
@@ -132,7 +133,8 @@ async def send_to_user(
     ttl_secs: int | None = None,
 ) -> None:
     """Send a server message to every connection of a user."""
-    await _publish(Audience(canonical_hub(hub), user_id=user_id, filter=filter), payload, metadata)
+    audience = Audience(canonical_hub(hub), user_id=user_id, filter=filter)
+    await _publish(audience, payload, metadata, ttl_secs=ttl_secs)
 
 
 async def send_to_connection(
@@ -144,7 +146,7 @@ async def send_to_connection(
     ttl_secs: int | None = None,
 ) -> None:
     """Send a server message to one connection."""
-    await _publish(Audience(canonical_hub(hub)), payload, metadata, connection=connection_id)
+    await _publish(Audience(canonical_hub(hub)), payload, metadata, connection=connection_id, ttl_secs=ttl_secs)
 
 
 async def _publish(
@@ -153,10 +155,11 @@ async def _publish(
     metadata: Mapping[str, str] | None,
     from_user_id: str | None = None,
     connection: str | None = None,
+    ttl_secs: int | None = None,
     all_or_nobody: bool = True,
 ) -> None:
     copied = dict(metadata) if metadata else None
-    publication = Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection)
+    publication = Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs)
     await switchboard().publish(publication, all_or_nobody=all_or_nobody)
 
 
@@ -212,8 +215,9 @@ async def list_group(hub: str, group: str, *, after: str | None, limit: int) -> 
     """
     audience = Audience(canonical_hub(hub), group=group)
     pages = await switchboard().ask_everybody("list", audience, {"after": after, "limit": limit})
-    merged = heapq.merge(*pages, key=lambda row: row[0])
-    return [(connection_id, user_id) for connection_id, user_id in islice(merged, limit)]
+    # By id: a connection that changes process just now may be told of by both.
+    merged: dict[str, str | None] = dict(heapq.merge(*pages, key=lambda row: row[0]))
+    return list(islice(merged.items(), limit))
 
 
 # Memberships given by servers; they need no role, and give none
@@ -278,6 +282,12 @@ async def check(hub: str, connection_id: str, permission: str, group: str) -> bo
     return bool(await _ask("check", hub, connection_id, permission=permission, group=group))
 
 
+async def finish_frame(hub: str, connection_id: str, ack: Ack | None, state: str | None) -> None:
+    """Tell a connection that has changed process how a frame went which it had sent before. Raises NotFound."""
+    packed = None if ack is None else [ack.ack_id, ack.error_name, ack.error_message]
+    await _ask("finish frame", hub, connection_id, ack=packed, state=state)
+
+
 async def _ask(verb: str, hub: str, connection_id: str, **arguments: Any) -> Any:
     return await switchboard().ask(verb, canonical_hub(hub), connection_id, arguments)
 
@@ -293,7 +303,9 @@ async def _ask_everybody(verb: str, audience: Audience, **arguments: Any) -> int
 Answering = TypeVar("Answering", bound=Callable[[Sequence[LiveConnection], dict[str, Any]], Awaitable[Any]])
 
 
-def _answers(verb: str) -> Callable[[Answering], Answering]:
+def answers(verb: str) -> Callable[[Answering], Answering]:
+    """Have a function answer `verb`: it gets the connections of this process that are meant, and the arguments."""
+
     def register(function: Answering) -> Answering:
         ANSWERS[verb] = function
         return function
@@ -301,19 +313,19 @@ def _answers(verb: str) -> Callable[[Answering], Answering]:
     return register
 
 
-@_answers("count")
+@answers("count")
 async def _count(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     return len(connections)
 
 
-@_answers("list")
+@answers("list")
 async def _list(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> list[tuple[str, str | None]]:
     after = arguments["after"] or ""
     rows = ((connection.id, connection.user_id) for connection in connections if connection.id > after)
     return heapq.nsmallest(arguments["limit"], rows, key=lambda row: row[0])
 
 
-@_answers("close")
+@answers("close")
 async def _close(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     reason = arguments.get("reason")
     # Applications compare this text.
@@ -323,7 +335,7 @@ async def _close(connections: Sequence[LiveConnection], arguments: dict[str, Any
     return len(connections)
 
 
-@_answers("join")
+@answers("join")
 async def _join(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     for connection in connections:
         for group in arguments["groups"]:
@@ -331,7 +343,7 @@ async def _join(connections: Sequence[LiveConnection], arguments: dict[str, Any]
     return len(connections)
 
 
-@_answers("leave")
+@answers("leave")
 async def _leave(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     groups = arguments["groups"]
     for connection in connections:
@@ -340,17 +352,17 @@ async def _leave(connections: Sequence[LiveConnection], arguments: dict[str, Any
     return len(connections)
 
 
-@_answers("grant")
+@answers("grant")
 async def _grant(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     return _set_permission(connections, arguments, allowed=True)
 
 
-@_answers("revoke")
+@answers("revoke")
 async def _revoke(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     return _set_permission(connections, arguments, allowed=False)
 
 
-@_answers("check")
+@answers("check")
 async def _check(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> bool:
     return all(connection.permissions[arguments["permission"]].allows(arguments["group"]) for connection in connections)
 

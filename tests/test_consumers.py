@@ -29,8 +29,8 @@ async def test_a_cancelled_beginning_leaves_nobody_reachable(monkeypatch: pytest
     monkeypatch.setattr(operations, "join_group", slow_join)
     board = switchboard()
     admission = Admission("chat", PlainCodec(), None, None, Permissions(), ("room",), None, 0)
-    conversation = _Conversation(board.new_connection_id(), admission)
-    running = asyncio.create_task(conversation.run({"extensions": {}}, unused, unused))
+    conversation = _Conversation(unused, unused)
+    running = asyncio.create_task(conversation.begin({"extensions": {}}, board.new_connection_id(), admission))
     try:
         await asyncio.wait_for(attached.wait(), PATIENCE)
         assert len(board) == 1

@@ -1,11 +1,22 @@
 """One logical connection: a frame comes in, an operation is done, an answer goes out.
 
-The connection knows who the client is, what it may do and where it is a member. It does not know
-sockets: messages come as `str` or `bytes`, and go to an outbox. Frames are handled one at a time
-(connections/lane.py sees to it); deliveries from others arrive at any moment through `deliver`.
+The connection knows who the client is, what it may do and where it is a member. Its socket is an
+outbox and whoever feeds messages in; a simple client and one of a plain subprotocol has one socket
+for its whole life. The connection of a reliable client outlives its sockets:
 
-Errors are translated here, once: a Refusal becomes an ack (or silence, without ackId) and the
-connection lives; a Disconnect travels up to whoever feeds messages in and ends it.
+    begin ── begun ──► has a socket ◄── resume ──┐
+                            │  lost              │
+                            ├──────────► away ───┤
+                            │              │     └─► hand_over (it goes on in another process)
+                            ▼              ▼
+                          end (by a close of either side, or after RECOVERY_SECS away)
+
+While it is away it stays a member of its groups, is found by REST, and its backlog (backlog.py)
+collects what is sent to it. recovery.py brings it together with its client's next socket.
+
+Frames are handled one at a time (lane.py sees to it); deliveries from others arrive at any moment
+through `deliver`. Errors are translated here, once: a Refusal becomes an ack (or silence, without
+ackId) and the connection lives; a Disconnect closes it.
 """
 
 from __future__ import annotations
@@ -16,15 +27,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from hubs import conf, operations
+from hubs.connections import reconnection
+from hubs.connections.backlog import Backlog, BacklogFull
+from hubs.connections.lane import Lane
 from hubs.connections.outbox import Outbox
-from hubs.errors import Disconnect, Duplicate, Forbidden, Refusal
+from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal
 from hubs.protocols.codec import Codec, Message, Outgoing
 from hubs.protocols.frames import (
     TEXT,
     Ack,
+    CancelInvocation,
     Connected,
     Disconnected,
     Downstream,
+    Invoke,
+    InvokeResponse,
     JoinGroup,
     LeaveGroup,
     Payload,
@@ -38,29 +55,41 @@ from hubs.protocols.frames import (
 )
 from hubs.rules.reliability import AckMemory
 from hubs.rules.roles import Permissions
-from hubs.upstream import EventContext, UserEventRequest, dispatch
+from hubs.upstream import UserEventRequest, dispatch
+from hubs.upstream.session import Session
 
 logger = logging.getLogger(__name__)
 
 TOO_LARGE = "The client message is too large."
 NOT_ALLOWED = "The client does not have permission to {verb} group '{group}'."
 INTERNAL_ERROR = "Internal server error"
+BUFFER_FULL = "The reliable message buffer is full."
+TAKEN_OVER = "The connection was recovered by another socket."
+EXPIRED = "The connection recovery timeout expired."
+
+# Beyond a handler's own time: what its answer needs to come from another process.
+FINISHING_SECS = 10.0
+
+# How a client ends its connection: a close frame that says so, or one that says nothing (what some SDKs' stop() sends).
+# So do those of a broken protocol: the same frames would come again. Anything else, the loss of the socket above
+# all, is an accident.
+FINAL_CODES = (1000, 1005, 1002, 1003, 1007, 1009)
 
 
 class Connection:
-    """A client's place in a hub, from handshake to goodbye."""
+    """A client's place in a hub, from handshake to goodbye. `outbox`: its present socket, None while it has none."""
 
     def __init__(
         self,
         connection_id: str,
         hub: str,
         codec: Codec,
-        outbox: Outbox,
+        outbox: Outbox | None,
         *,
         user_id: str | None,
         permissions: Permissions,
         subprotocol: str | None = None,
-        state: str | None = None,
+        session: Session | None = None,
         ack_pause_secs: float = 0,
     ) -> None:
         self.id = connection_id
@@ -70,16 +99,26 @@ class Connection:
         self.user_id = user_id
         self.permissions = permissions
         self.subprotocol = subprotocol
-        self.state = state
+        self.session = session or Session(hub, connection_id, user_id, subprotocol)
         self.groups: set[str] = set()
+        # How often it has changed process; and which other process wants it, and knows of which groups (recovery.py).
+        self.moves = 0
+        self.claim: tuple[str, frozenset[str]] | None = None
+        self.lane = Lane(self.handle, self._broke_off)
+        self.earlier = asyncio.Event()
+        self.backlog: Backlog | None = None
+        if codec.reliable:
+            self.backlog = Backlog(conf.settings.RELIABLE_BUFFER_MESSAGES, conf.settings.RELIABLE_BUFFER_BYTES)
+        self.ack_pause_secs = ack_pause_secs
+        self.acks = AckMemory(conf.settings.DUPLICATE_MEMORY)
         self._end_reason = ""
-        self._ack_pause_secs = ack_pause_secs
-        self._acks = AckMemory(conf.settings.DUPLICATE_MEMORY)
-
-    @property
-    def context(self) -> EventContext:
-        """The connection as event handlers see it."""
-        return EventContext(self.hub, self.id, self.user_id, self.subprotocol, self.state)
+        # Closed: the service has said goodbye. Ended: all is over. Departed: it goes on in another process.
+        self._closed = self._ended = self._departed = False
+        # Its client has had an open socket, and so may know how to come back.
+        self._opened = False
+        self._overflowing = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._invocations: dict[str, asyncio.Task[None]] = {}
 
     # Beginning and end
 
@@ -89,37 +128,50 @@ class Connection:
         The frame is put first so that it stays first, and sent last, so that whoever reads it finds
         the connection and its groups in place.
         """
-        self._tell(Connected(self.id, self.user_id))
+        token = None if self.backlog is None else reconnection.token_for(self.hub, self.id)
+        self._tell(Connected(self.id, self.user_id, token))
         await operations.attach(self, groups)
 
     def begun(self) -> None:
         """The socket is open: send what waits, and tell the event handler."""
-        self.outbox.uncork()
-        dispatch.connected(self.context)
+        self._opened = True
+        if self.outbox is not None:
+            self.outbox.uncork()
+        dispatch.connected(self.session)
 
     def abort(self) -> None:
         """Undo a beginning that did not succeed; nobody was told of it."""
+        self._ended = True
+        self._drop_outbox()
         self.leave()
-        self.outbox.abandon()
 
     def end(self, reason: str) -> None:
-        """The socket is gone: leave everything, and tell the event handler."""
+        """It is over: leave everything, and tell the event handler. Doing it twice is doing it once."""
+        if self._ended or self._departed:
+            return
+        self._ended = True
+        self._stop_expiry()
+        self.lane.stop()
+        self._drop_outbox()
         self.leave()
-        self.outbox.abandon()
-        dispatch.disconnected(self.context, self._end_reason or reason)
+        dispatch.disconnected(self.session, self._end_reason or reason)
 
     def leave(self) -> None:
         """Leave all groups and be reachable no more; doing it twice is doing it once."""
         operations.detach(self)
 
     def close(self, code: int, reason: str = "", *, message: str | None = None) -> None:
-        """Close the socket and leave everything at once.
+        """Close the socket and leave everything at once; nobody gets this connection back.
 
         `message` is what a client with a subprotocol is told before; its close frame has no reason then.
         """
-        if self.outbox.closing:
+        if self.closing:
             return
+        self._closed = True
         self._end_reason = message or reason
+        if self.outbox is None:
+            self.end(self._end_reason)
+            return
         if message is not None and self.codec.named:
             self._tell(Disconnected(message))
             reason = ""
@@ -127,10 +179,88 @@ class Connection:
         # Not when the client answers the close frame: it is told nothing more, so it is not here any more.
         self.leave()
 
+    def give_up(self, reason: str) -> None:
+        """The socket was closed because its client reads too slowly: leave everything at once."""
+        if not (self._closed or self._ended):
+            self._closed = True
+            self._end_reason = reason
+            self.leave()
+
     @property
     def closing(self) -> bool:
-        """Whether the socket is being closed; frames that still come are not handled."""
-        return self.outbox.closing
+        """Whether this is the end of the connection, here at least; frames that still come are not handled."""
+        return self._closed or self._ended or self._departed or (self.outbox is not None and self.outbox.closing)
+
+    # Sockets
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether its client may have it back with another socket."""
+        # Overflowing: it has lost a message, and is about to be closed for that.
+        return self.backlog is not None and not (self.closing or self._overflowing)
+
+    def socket_gone(self, outbox: Outbox, code: int, reason: str) -> None:
+        """A socket is closed: with what its client said, or 1006 if it was lost. Only the present one matters."""
+        if outbox is not self.outbox:
+            return
+        if self.backlog is None or self._closed or not self._opened or code in FINAL_CODES:
+            self.end(reason)
+        else:
+            self._go_away()
+
+    def resume(self, outbox: Outbox) -> None:
+        """Go on with a new socket: put everything that the client has not acknowledged."""
+        if self.backlog is None or not self.recoverable:
+            raise NotFound(f"Connection `{self.id}` cannot be recovered.")
+        self._lose_socket()
+        self._stop_expiry()
+        self.claim = None
+        self._opened = True
+        self.outbox = outbox
+        for sequence_id, form in self.backlog.replay(_now()):
+            outbox.put(self.codec.stamp(form, sequence_id))
+
+    def wait_for_client(self) -> None:
+        """Be away from now on for as long as a client may be; a socket that is still open is closed."""
+        self._lose_socket()
+        self._stop_expiry()
+        self._expiry = asyncio.get_running_loop().call_later(conf.settings.RECOVERY_SECS, self.end, EXPIRED)
+
+    def depart(self) -> None:
+        """The connection goes on in another process. What an event handler works on is finished, and told there."""
+        self._departed = True
+        self._stop_expiry()
+        self.lane.finish()
+        # If it came from a third process: that tells the next one.
+        self.earlier.set()
+
+    def _go_away(self) -> None:
+        self._drop_outbox()
+        self.wait_for_client()
+
+    def _lose_socket(self) -> None:
+        if self.outbox is not None:
+            # 1008, because a client that is told so does not fight for the connection.
+            outbox, self.outbox = self.outbox, None
+            outbox.close(1008, TAKEN_OVER)
+        # Clients give up what they invoked when they lose their socket.
+        self._cancel_invocations()
+
+    def _drop_outbox(self) -> None:
+        if self.outbox is not None:
+            self.outbox.abandon()
+            self.outbox = None
+        self._cancel_invocations()
+
+    def _cancel_invocations(self) -> None:
+        for task in self._invocations.values():
+            task.cancel()
+        self._invocations.clear()
+
+    def _stop_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
 
     # To the client
 
@@ -138,21 +268,52 @@ class Connection:
         """Take a frame that others get too."""
         form = outgoing.form(self.codec)
         if form is not None:
-            self.outbox.put(form)
+            self._put_data(form, outgoing.ttl_secs)
+
+    def _put_data(self, form: Message, ttl_secs: float | None = None) -> None:
+        if self.backlog is None:
+            if self.outbox is not None:
+                self.outbox.put(form)
+            return
+        try:
+            if self.outbox is None:
+                self.backlog.hold(form, ttl_secs, _now())
+            else:
+                self.outbox.put(self.codec.stamp(form, self.backlog.send(form)))
+        except BacklogFull:
+            if not self._overflowing:
+                # In the middle of a fan-out, perhaps: acted on in the next turn.
+                self._overflowing = True
+                asyncio.get_running_loop().call_soon(self.close, 1008, BUFFER_FULL)
 
     def _tell(self, frame: Downstream) -> None:
+        """Say something that concerns the present socket alone."""
         form = self.codec.encode(frame)
-        if form is not None:
+        if form is not None and self.outbox is not None:
             self.outbox.put(form)
 
-    def _acknowledge(self, ack: Ack) -> None:
-        if self._ack_pause_secs:
+    def acknowledge(self, ack: Ack) -> None:
+        """Tell how an operation went."""
+        if self.ack_pause_secs:
             # The ack alone waits: the next frame is handled meanwhile, and acks keep their order.
-            asyncio.get_running_loop().call_later(self._ack_pause_secs, self._tell, ack)
+            asyncio.get_running_loop().call_later(self.ack_pause_secs, self._tell, ack)
         else:
             self._tell(ack)
 
     # From the client
+
+    async def receive(self, message: Message) -> None:
+        """Take a message from the client; waits while too many earlier ones are being handled."""
+        try:
+            frame = self.decode(message)
+        except Disconnect as disconnect:
+            # In its turn: an event before it may still wait for its handler's answer.
+            self.lane.fail(disconnect)
+        else:
+            await self.lane.put(frame)
+
+    def _broke_off(self, disconnect: Disconnect) -> None:
+        self.close(disconnect.code, disconnect.message)
 
     def decode(self, message: Message) -> Upstream:
         """Read one message. Raises Disconnect when the client breaks the protocol."""
@@ -169,32 +330,55 @@ class Connection:
             # It waited for its turn, and meanwhile the connection was closed and has left everything.
             return
         ack_id: int | None = getattr(frame, "ack_id", None)
+        ack = None if ack_id is None else Ack(ack_id)
         try:
             # Before the permission check, and before anything is done: it was done already.
-            if ack_id is not None and ack_id in self._acks:
+            if ack_id is not None and ack_id in self.acks:
                 raise Duplicate(ack_id)
             await self._HANDLERS[type(frame)](self, frame)
         except Refusal as refusal:
-            self._refused(frame, ack_id, refusal)
+            ack = self._refused(frame, ack_id, refusal)
         except Disconnect:
             raise
         except Exception:
             logger.exception("A %s frame could not be handled", type(frame).__name__)
-            self._refused(frame, ack_id, Refusal(INTERNAL_ERROR))
-        else:
-            if ack_id is not None:
-                self._acks.remember(ack_id)
-                self._acknowledge(Ack(ack_id))
+            ack = self._refused(frame, ack_id, Refusal(INTERNAL_ERROR))
+        if self._departed:
+            await self._finish_elsewhere(ack)
+        elif ack is not None:
+            if ack.error_name is None:
+                self.acks.remember(ack.ack_id)
+            self.acknowledge(ack)
 
-    def _refused(self, frame: Upstream, ack_id: int | None, refusal: Refusal) -> None:
+    def _refused(self, frame: Upstream, ack_id: int | None, refusal: Refusal) -> Ack | None:
         if ack_id is not None:
-            self._acknowledge(Ack(ack_id, refusal.name, refusal.message))
-        elif not self.codec.named:
+            return Ack(ack_id, refusal.name, refusal.message)
+        if not self.codec.named:
             # A simple client cannot be told in any other way.
             code = 1008 if isinstance(refusal, Forbidden) else 1011
             raise Disconnect(code, refusal.message if code == 1008 else INTERNAL_ERROR)
-        else:
-            logger.debug("A %s frame without ackId was refused: %s", type(frame).__name__, refusal.name)
+        logger.debug("A %s frame without ackId was refused: %s", type(frame).__name__, refusal.name)
+        return None
+
+    async def _finish_elsewhere(self, ack: Ack | None) -> None:
+        try:
+            await operations.finish_frame(self.hub, self.id, ack, self.session.state)
+        except Refusal as refusal:
+            logger.info("Connection %s cannot be told of a frame's end: %s", self.id, refusal.message)
+
+    def wait_for_earlier(self) -> None:
+        """Handle nothing until the process it came from has told how the frame went that was being handled there."""
+        self.earlier = asyncio.Event()
+        self.lane.hold(self.earlier, conf.settings.HANDLER_SECS + FINISHING_SECS)
+
+    def finished_elsewhere(self, ack: Ack | None, state: str | None) -> None:
+        """An event handler has answered a frame that came before the connection moved here."""
+        self.session.state = state
+        if ack is not None:
+            if ack.error_name is None:
+                self.acks.remember(ack.ack_id)
+            self.acknowledge(ack)
+        self.earlier.set()
 
     async def _join_group(self, frame: JoinGroup) -> None:
         if not self.permissions.may_join_or_leave(frame.group):
@@ -216,27 +400,68 @@ class Connection:
             from_user_id=self.user_id,
             metadata=frame.metadata,
             excluded=(self.id,) if frame.no_echo else (),
+            ttl_secs=frame.ttl_secs,
             all_or_nobody=False,
         )
 
     async def _event(self, frame: UserEvent) -> None:
-        reply = await dispatch.user_event(
-            UserEventRequest(self.context, frame.event, frame.payload, frame.metadata or {})
-        )
-        if reply.state is not None:
-            self.state = reply.state
+        request = UserEventRequest(self.session.context, frame.event, frame.payload, frame.metadata or {})
+        reply = await dispatch.user_event(self.session, request)
         payload = reply.payload
         if payload is None and reply.metadata:
             # Metadata needs a message to travel with.
             payload = Payload(TEXT, b"")
-        if payload is not None:
-            self._tell(ServerMessage(payload, reply.metadata))
+        if payload is None:
+            return
+        if self._departed:
+            await operations.send_to_connection(self.hub, self.id, payload, metadata=reply.metadata)
+            return
+        form = self.codec.encode(ServerMessage(payload, reply.metadata))
+        if form is not None:
+            self._put_data(form)
 
     async def _ping(self, frame: Ping) -> None:
         self._tell(Pong())
 
     async def _sequence_ack(self, frame: SequenceAck) -> None:
-        """Nothing waits for it where no frame carries a sequence id."""
+        # Nothing waits for it where no frame carries a sequence id.
+        if self.backlog is not None:
+            self.backlog.acknowledge(frame.sequence_id)
+
+    async def _invoke(self, frame: Invoke) -> None:
+        """Have an invocation answered beside the other frames: it neither waits for them nor holds them up."""
+        if frame.invocation_id in self._invocations:
+            self._tell(_failure(frame, "BadRequest", "There is an unanswered invocation with this invocationId."))
+        elif len(self._invocations) >= conf.settings.MAX_INVOCATIONS:
+            message = f"At most {conf.settings.MAX_INVOCATIONS} invocations may wait for their answers."
+            self._tell(_failure(frame, "BadRequest", message))
+        else:
+            task = asyncio.create_task(self._answer_invocation(frame), name="invocation")
+            self._invocations[frame.invocation_id] = task
+
+    async def _answer_invocation(self, frame: Invoke) -> None:
+        try:
+            payload = frame.payload or Payload(TEXT, b"")
+            request = UserEventRequest(self.session.context, frame.event, payload, frame.metadata or {})
+            reply = await dispatch.invoke(self.session, request)
+            response = InvokeResponse(frame.invocation_id, reply.payload, metadata=reply.metadata)
+        except Refusal as refusal:
+            response = _failure(frame, refusal.name, refusal.message)
+        except Exception:
+            logger.exception("An invocation could not be answered")
+            response = _failure(frame, "InternalServerError", INTERNAL_ERROR)
+        # Gone: cancelled, or given up with its socket.
+        if self._invocations.get(frame.invocation_id) is asyncio.current_task():
+            del self._invocations[frame.invocation_id]
+            self._tell(response)
+
+    async def _cancel_invocation(self, frame: CancelInvocation) -> None:
+        task = self._invocations.pop(frame.invocation_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def _invoke_response(self, frame: InvokeResponse) -> None:
+        """Nothing is invoked on clients, so nobody waits for it."""
 
     _HANDLERS: ClassVar[Mapping[type, Callable[[Any, Any], Awaitable[None]]]] = {
         SendToGroup: _send_to_group,
@@ -245,4 +470,15 @@ class Connection:
         UserEvent: _event,
         Ping: _ping,
         SequenceAck: _sequence_ack,
+        Invoke: _invoke,
+        CancelInvocation: _cancel_invocation,
+        InvokeResponse: _invoke_response,
     }
+
+
+def _failure(frame: Invoke, name: str, message: str) -> InvokeResponse:
+    return InvokeResponse(frame.invocation_id, error_name=name, error_message=message)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

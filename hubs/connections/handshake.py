@@ -22,10 +22,12 @@ from hubs.rules import tokens
 from hubs.rules.names import canonical_hub, is_group_name, is_hub_name
 from hubs.rules.quirks import ack_pause_secs
 from hubs.rules.roles import Permissions
-from hubs.upstream import ConnectAnswer, ConnectRequest, EventContext, dispatch
+from hubs.upstream import ConnectAnswer, ConnectRequest, dispatch
+from hubs.upstream.session import Session
 
 ACCESS_TOKEN = "access_token"  # noqa: S105 (the parameter's name)
 CONNECTION_ID = "awps_connection_id"
+RECONNECTION_TOKEN = "awps_reconnection_token"  # noqa: S105
 
 MAX_QUERY_FIELDS = 1000
 
@@ -67,7 +69,7 @@ class Admission:
     user_id: str | None
     permissions: Permissions
     groups: tuple[str, ...]
-    state: str | None
+    session: Session
     ack_pause_secs: float
 
 
@@ -83,9 +85,10 @@ def hub_of(handshake: Handshake) -> str:
     return canonical_hub(name)
 
 
-def asks_for_recovery(handshake: Handshake) -> bool:
-    """Whether the client wants an earlier connection back."""
-    return _last(handshake.query, CONNECTION_ID) is not None
+def asks_for_recovery(handshake: Handshake) -> tuple[str, str] | None:
+    """The connection that the client wants back, and its token for it; None when it wants a new one."""
+    connection_id = _last(handshake.query, CONNECTION_ID)
+    return None if connection_id is None else (connection_id, _last(handshake.query, RECONNECTION_TOKEN) or "")
 
 
 async def admit(handshake: Handshake, connection_id: str) -> Admission:
@@ -102,28 +105,31 @@ async def admit(handshake: Handshake, connection_id: str) -> Admission:
     groups = tokens.strings(claims.get("webpubsub.group"))
     _check_groups(groups, status=400)
 
+    session = Session(hub, connection_id, _user_id(claims))
     answer = await dispatch.connect(
+        session,
         ConnectRequest(
-            context=EventContext(hub, connection_id, _user_id(claims)),
+            context=session.context,
             claims={name: _texts(value) for name, value in claims.items()},
             query=_lists((name, value) for name, value in query if name.lower() != ACCESS_TOKEN),
             headers=_lists(_public(handshake.headers)),
             subprotocols=list(handshake.subprotocols),
-        )
+        ),
     )
     if answer.groups:
         groups = tuple(answer.groups)
         _check_groups(groups, status=500)
     roles = tokens.strings(claims.get("role")) if answer.roles is None else answer.roles
     subprotocol, codec = _subprotocol(handshake.subprotocols, answer)
+    session.admitted(_user_id(claims) if answer.user_id is None else answer.user_id or None, subprotocol)
     return Admission(
         hub=hub,
         codec=codec if codec.named or mode is None else mode,
         subprotocol=subprotocol,
-        user_id=_user_id(claims) if answer.user_id is None else answer.user_id or None,
+        user_id=session.user_id,
         permissions=Permissions(roles),
         groups=tuple(dict.fromkeys(groups)),
-        state=answer.state,
+        session=session,
         ack_pause_secs=ack_pause_secs(handshake.header("user-agent") or ""),
     )
 

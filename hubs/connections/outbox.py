@@ -63,7 +63,7 @@ class Outbox:
         event: Event = {"type": "websocket.send"}
         event["text" if isinstance(message, str) else "bytes"] = message
         if self._corked or self._task is not None:
-            self._enqueue(event, _size(message))
+            self._enqueue(event, size_of(message))
         else:
             self._start(event)
 
@@ -172,7 +172,7 @@ def _resumed(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[
                 return
 
 
-def _size(message: str | bytes) -> int:
+def size_of(message: str | bytes) -> int:
     """How many bytes a message is on the wire."""
     return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
 

@@ -3,6 +3,8 @@
     Publication   whoever is meant is to get this message
     Question      do or tell something about a connection of yours, or about all that are meant
     Answer        how that went
+    Moved         a connection of yours is with me now, or has ended here
+    Probe         does this way work already?
     Hello         I am here
     Goodbye       I am not here any more
 
@@ -36,7 +38,10 @@ class Audience(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Publication(msgspec.Struct, frozen=True, array_like=True, tag="p"):
-    """A message for an audience. `connection`: for that one connection only."""
+    """A message for an audience. `connection`: for that one connection only.
+
+    `ttl_secs`: how long it may wait for a client that is away; None, as long as the client may be.
+    """
 
     audience: Audience
     data_type: str
@@ -44,6 +49,7 @@ class Publication(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     from_user_id: str | None = None
     metadata: dict[str, str] | None = None
     connection: str | None = None
+    ttl_secs: int | None = None
 
     @property
     def frame(self) -> GroupMessage | ServerMessage:
@@ -55,7 +61,10 @@ class Publication(msgspec.Struct, frozen=True, array_like=True, tag="p"):
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, tag="q"):
-    """Something a process asks: the home of `connection`, or, without one, everybody about an audience."""
+    """Something a process asks: the home of `connection`, or, without one, everybody about an audience.
+
+    `answer_for`: the process that was asked, where that passed the question on.
+    """
 
     number: int
     asker: str
@@ -63,6 +72,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True, tag="q"):
     audience: Audience
     connection: str | None = None
     arguments: dict[str, Any] = {}
+    answer_for: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -88,7 +98,22 @@ class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="g"):
     process: str
 
 
-Envelope = Publication | Question | Answer | Hello | Goodbye
+class Moved(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """To the home of a connection: it is with `process` since its move number `moves`; empty, if it has ended."""
+
+    connection: str
+    process: str
+    moves: int
+
+
+class Probe(msgspec.Struct, frozen=True, array_like=True, tag="t"):
+    """A process tries whether it hears what is sent to an address."""
+
+    process: str
+    number: int
+
+
+Envelope = Publication | Question | Answer | Hello | Goodbye | Moved | Probe
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Envelope] = msgspec.msgpack.Decoder(Envelope)

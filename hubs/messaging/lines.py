@@ -27,6 +27,8 @@ class Lines:
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.channel = ""
+        # How many times the layer was asked to add the channel to a group.
+        self.added = 0
         self._held: set[str] = set()
         self._perhaps: set[str] = set()
         self._wanted: set[str] = set()
@@ -62,6 +64,7 @@ class Lines:
         async with self._lock(address):
             if address in self._wanted and address not in self._held:
                 self._perhaps.add(address)
+                self.added += 1
                 await self._layer.group_add(address, self.channel)
                 self._held.add(address)
             elif address not in self._wanted and address in self._perhaps:

@@ -19,6 +19,10 @@ known to live (peers.py) have answered; if one that lives does not, the answer i
 known, never a wrong one. Such a question comes back to its asker too. All that was said before it
 was heard before it then, the first hello of a newcomer included; and the line is known to work.
 
+A connection may change process (connections/recovery.py). While it does, its new process collects
+what is published for it as an `Arrival`, and the numbers of tally.py tell which of that its old
+process has taken already. Its home passes on what comes for it from then on (moves.py).
+
 Order: a publication reaches local members before `publish` returns, so an echo precedes the ack
 that follows; to other processes it goes in the order in which this process published.
 
@@ -30,8 +34,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -47,6 +52,8 @@ from hubs.messaging.envelope import (
     Envelope,
     Goodbye,
     Hello,
+    Moved,
+    Probe,
     Publication,
     Question,
     decode,
@@ -56,8 +63,11 @@ from hubs.messaging.envelope import (
     process_address,
 )
 from hubs.messaging.lines import Lines
+from hubs.messaging.moves import MAX_FORWARDS, Arrival, Notes
 from hubs.messaging.peers import HELLO_SECS, Peers
+from hubs.messaging.tally import Departures, Tally
 from hubs.protocols.codec import Outgoing
+from hubs.protocols.frames import ServerMessage
 from hubs.rules.filters import compile_filter
 
 logger = logging.getLogger(__name__)
@@ -67,6 +77,9 @@ PROCESS_HEX_DIGITS = 8
 CONNECTION_HEX_DIGITS = 32
 
 MAX_OPEN_QUESTIONS = 10_000
+
+# How long a probe is waited for before the next one.
+PROBE_SECS = 0.05
 
 UNREACHABLE = "The other servers of this service cannot be reached."
 
@@ -118,6 +131,16 @@ class Switchboard:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
+        # Connections that change process.
+        self._notes = Notes()
+        self._arrivals: dict[str, Arrival] = {}
+        self._departures = Departures()
+        self._departed: list[asyncio.Future[None]] = []
+        self._taken: dict[str, Tally] = {}
+        self._probes: dict[int, asyncio.Event] = {}
+        self._probed = 0
+        # So many of the subscriptions made by the lines are known to be in force.
+        self._in_force = 0
 
     # Connections and groups
 
@@ -140,18 +163,33 @@ class Switchboard:
 
     def detach(self, member: Member) -> None:
         """Forget a connection. Its groups are left by `leave`."""
-        if self._connections.pop(member.id, None) is None:
-            return
-        if _drop(self._hubs, member.hub, member):
+        if self._remove(member) and not self.is_home_of(member.id):
+            self._tell_home(Moved(member.id, "", sys.maxsize))
+
+    def _remove(self, member: Member) -> bool:
+        if member not in self:
+            return False
+        del self._connections[member.id]
+        if _drop(self._hubs, member.hub, member) and not self._is_expected(member.hub):
             self._lines.release(hub_address(member.hub))
         if member.user_id is not None:
             _drop(self._users, (member.hub, member.user_id), member)
+        return True
+
+    def members(self) -> list[Member]:
+        """All connections of this process."""
+        return list(self._connections.values())
+
+    def member(self, connection_id: str) -> Member | None:
+        """The connection of this process that has this id."""
+        return self._connections.get(connection_id)
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def __contains__(self, member: Member) -> bool:
-        return member.id in self._connections
+        # Not another life of it: a connection may leave this process and come back while old work goes on.
+        return self._connections.get(member.id) is member
 
     async def join(self, member: Member, group: str) -> None:
         """Add a connection to a group; when this returns, publications of every process reach it."""
@@ -165,7 +203,7 @@ class Switchboard:
 
     def leave(self, member: Member, group: str) -> None:
         """Take a connection out of a group; at once for local publications."""
-        if _drop(self._groups, (member.hub, group), member):
+        if _drop(self._groups, (member.hub, group), member) and not self._is_expected(member.hub, group):
             self._lines.release(group_address(member.hub, group))
 
     def _meant(self, audience: Audience) -> Iterable[Member]:
@@ -196,60 +234,252 @@ class Switchboard:
         unless `all_or_nobody` was asked for: then nobody has, and it may be published again.
         """
         if publication.connection is not None:
-            home = publication.connection[:PROCESS_HEX_DIGITS]
-            if home == self.process or not self._may_be_elsewhere(publication.connection):
-                self._deliver(publication)
-            else:
-                await self._send(process_address(home), encode(publication))
+            await self._publish_to_one(publication, publication.connection)
             return
-        # Usually here first: local members do not wait for the way to the others, and an echo is out
-        # before its publisher's ack.
-        if not all_or_nobody:
+        if self._alone:
             self._deliver(publication)
-        if not self._alone:
+            return
+        with self._numbered(here_first=not all_or_nobody) as number:
+            source = (self.process, number)
+            # Usually here first: local members do not wait for the way to the others, and an echo is out
+            # before its publisher's ack.
+            if not all_or_nobody:
+                self._deliver(publication, source)
             hub, group = publication.audience.hub, publication.audience.group
-            await self._send(hub_address(hub) if group is None else group_address(hub, group), encode(publication))
-        if all_or_nobody:
-            self._deliver(publication)
+            address = hub_address(hub) if group is None else group_address(hub, group)
+            await self._send(address, encode(publication), number=number, floor=self._departures.floor)
+            if all_or_nobody:
+                self._deliver(publication, source)
 
-    def _deliver(self, publication: Publication) -> None:
+    @contextmanager
+    def _numbered(self, *, here_first: bool) -> Iterator[int]:
+        """Give a publication its number; at the end it is on the layer and with local members, or has failed."""
+        number = self._departures.begin(here_first=here_first)
+        try:
+            yield number
+        finally:
+            self._departures.done(number)
+            for waiting in self._departed:
+                if not waiting.done():
+                    waiting.set_result(None)
+            self._departed.clear()
+
+    async def _publish_to_one(self, publication: Publication, connection_id: str, *, elsewhere: bool = False) -> None:
+        holder = self._holder(connection_id, elsewhere=elsewhere)
+        if holder == self.process:
+            self._deliver(publication)
+        elif holder in self._peers.alive():
+            await self._send(process_address(holder), encode(publication), forwards=MAX_FORWARDS)
+        else:
+            # Its home is dead, or so new that it has not been heard; wherever it is, only that process delivers.
+            # Numbered, since two hear it while the connection moves.
+            with self._numbered(here_first=True) as number:
+                await self._send(EVERYBODY, encode(publication), number=number, floor=self._departures.floor)
+
+    def _deliver(self, publication: Publication, source: tuple[str, int] | None = None) -> None:
         members: Iterable[Member]
         if publication.connection is not None:
             member = self._connections.get(publication.connection)
             members = [member] if member is not None and member.hub == publication.audience.hub else []
         else:
             members = self._meant(publication.audience)
-        if not members:
+        arrivals = self._arrivals and self._arriving(publication)
+        if not members and not arrivals:
             return
-        outgoing = Outgoing(publication.frame)
+        outgoing = Outgoing(publication.frame, ttl_secs=publication.ttl_secs, source=source)
         # `deliver` never changes membership: who overflows is closed, and leaves, in its own time.
         for member in members:
             member.deliver(outgoing)
+        if arrivals:
+            for arrival in arrivals:
+                arrival.deliver(outgoing)
+
+    # Connections that change process
+
+    def is_home_of(self, connection_id: str) -> bool:
+        """Whether this process is asked about a connection, wherever that is; always, where there is no other."""
+        return self._alone or connection_id[:PROCESS_HEX_DIGITS] == self.process
+
+    async def expect(self, arrival: Arrival) -> None:
+        """Collect from now on what is published for a connection that is coming here.
+
+        When this returns, whatever is published from then on by any process is collected, and what this
+        process published before has reached the process where the connection still is. Called again when
+        there are more groups. Raises Unavailable.
+        """
+        await self.start()
+        self._arrivals[arrival.id] = arrival
+        addresses = [hub_address(arrival.hub), *(group_address(arrival.hub, group) for group in sorted(arrival.groups))]
+        try:
+            for address in addresses:
+                await self._lines.want(address)
+            await self._hears_all()
+            await self.all_sent()
+        except Refusal:
+            raise
+        except Exception as problem:
+            raise Unavailable(UNREACHABLE) from problem
+
+    async def all_sent(self) -> None:
+        """Wait until everything this process has published so far is on the layer and with local members."""
+        last = self._departures.last
+        while self._departures.floor <= last:
+            waiting = asyncio.get_running_loop().create_future()
+            self._departed.append(waiting)
+            await waiting
+
+    def taken(self) -> dict[str, Tally]:
+        """What members of this process have been given so far, by publishing process."""
+        return self._taken | {self.process: self._departures.taken_here()}
+
+    def adopt(self, arrival: Arrival, member: Member, moves: int) -> None:
+        """The connection is here: make it reachable in the place of its arrival."""
+        self._connections[member.id] = member
+        self._hubs.setdefault(member.hub, {})[member.id] = member
+        if member.user_id is not None:
+            self._users.setdefault((member.hub, member.user_id), {})[member.id] = member
+        for group in member.groups:
+            self._groups.setdefault((member.hub, group), {})[member.id] = member
+        self._notes.forget(member.id)
+        self.unexpect(arrival)
+        if not self.is_home_of(member.id):
+            self._tell_home(Moved(member.id, self.process, moves))
+
+    def unexpect(self, arrival: Arrival) -> None:
+        """Collect no more for a connection, which is here or does not come."""
+        arrival.settled.set()
+        if self._arrivals.get(arrival.id) is not arrival:
+            return
+        del self._arrivals[arrival.id]
+        for group in arrival.groups:
+            if (arrival.hub, group) not in self._groups and not self._is_expected(arrival.hub, group):
+                self._lines.release(group_address(arrival.hub, group))
+        if arrival.hub not in self._hubs and not self._is_expected(arrival.hub):
+            self._lines.release(hub_address(arrival.hub))
+
+    def hand_over(self, member: Member, process: str, moves: int) -> None:
+        """A connection has gone to another process: forget it, and pass on what comes for it."""
+        self._remove(member)
+        for group in member.groups:
+            self.leave(member, group)
+        self._notes.went(member.id, process, moves)
+
+    def _arriving(self, publication: Publication) -> list[Arrival]:
+        if publication.connection is not None:
+            arrival = self._arrivals.get(publication.connection)
+            return [arrival] if arrival is not None and arrival.hub == publication.audience.hub else []
+        audience = publication.audience
+        holds = None if audience.filter is None else compile_filter(audience.filter)
+        return [
+            arrival
+            for arrival in self._arrivals.values()
+            if arrival.hub == audience.hub
+            and (audience.group is None or audience.group in arrival.groups)
+            and (audience.user_id is None or audience.user_id == arrival.user_id)
+            and arrival.id not in audience.excluded
+            and (holds is None or holds(arrival))
+        ]
+
+    def _is_expected(self, hub: str, group: str | None = None) -> bool:
+        return any(
+            arrival.hub == hub and (group is None or group in arrival.groups) for arrival in self._arrivals.values()
+        )
+
+    async def pass_back(self, hub: str, connection_id: str, outgoing: Outgoing) -> None:
+        """Send a message on that was collected for a connection which does not come here after all."""
+        frame = outgoing.frame
+        if isinstance(frame, ServerMessage):
+            data_type, data = frame.payload.data_type, frame.payload.data
+            metadata = None if frame.metadata is None else dict(frame.metadata)
+            publication = Publication(Audience(hub), data_type, data, None, metadata, connection_id, outgoing.ttl_secs)
+            await self._publish_to_one(publication, connection_id, elsewhere=True)
+
+    def _holder(self, connection_id: str, *, elsewhere: bool = False) -> str:
+        """The process to turn to for a connection: where it is, was told to be, or at least has its home."""
+        here = connection_id in self._connections or connection_id in self._arrivals
+        if self._alone or (here and not elsewhere):
+            return self.process
+        if not self._may_be_elsewhere(connection_id):
+            return self.process
+        return self._notes.where(connection_id) or connection_id[:PROCESS_HEX_DIGITS]
+
+    def _tell_home(self, moved: Moved) -> None:
+        async def tell() -> None:
+            with suppress(Refusal):
+                await self._send(process_address(moved.connection[:PROCESS_HEX_DIGITS]), encode(moved))
+
+        self._in_background(tell(), "a connection has moved")
+
+    async def _hears_all(self) -> None:
+        """Wait until this process hears what is sent to every address it has subscribed to. Raises Unavailable.
+
+        With Redis a subscription is asked for and not confirmed. It takes those of a process in order,
+        though; so one more stands for all, and it has to be one that was never there before.
+        """
+        added = self._lines.added
+        if self._in_force >= added:
+            return
+        self._probed += 1
+        number = self._probed
+        address = f"{process_address(self.process)}.{number}"
+        await self._lines.want(address)
+        try:
+            await self._hears(address, number)
+        finally:
+            self._lines.release(address)
+        # The probe's own subscription, too, if it was the only one meanwhile.
+        self._in_force = max(self._in_force, added + (self._lines.added == added + 1))
+
+    async def _hears(self, address: str, number: int) -> None:
+        heard = self._probes[number] = asyncio.Event()
+        try:
+            async with asyncio.timeout(conf.settings.ANSWER_SECS):
+                while not heard.is_set():
+                    await self._send(address, encode(Probe(self.process, number)), origin="")
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PROBE_SECS):
+                            await heard.wait()
+        except TimeoutError:
+            raise Unavailable(UNREACHABLE) from None
+        finally:
+            del self._probes[number]
 
     # Questions
 
     async def ask(self, verb: str, hub: str, connection_id: str, arguments: dict[str, Any]) -> Any:
-        """Have the home of a connection do `verb`, wherever that is, and give its answer.
+        """Have the process where a connection is do `verb`, and give its answer.
 
-        Raises the Refusal the home answered with; NotFound when there is no such connection;
-        Unavailable when its home lives and does not answer.
+        Raises the Refusal it answered with; NotFound when there is no such connection; Unavailable when
+        its process lives and does not answer.
         """
-        home = connection_id[:PROCESS_HEX_DIGITS]
+        if self._holder(connection_id) == self.process:
+            return await self._do(verb, Audience(hub), connection_id, arguments)
+        return await self.ask_elsewhere(verb, hub, connection_id, arguments)
+
+    async def ask_elsewhere(self, verb: str, hub: str, connection_id: str, arguments: dict[str, Any]) -> Any:
+        """As `ask`, about a connection that is not here, or is only arriving."""
         audience = Audience(hub)
-        if home == self.process:
-            return await self._do(verb, audience, connection_id, arguments)
-        if not self._may_be_elsewhere(connection_id):
+        holder = self._holder(connection_id, elsewhere=True)
+        if holder == self.process:
             raise _no_connection(connection_id)
-        if home in await self._others():
-            address, asked = process_address(home), {home}
+        if holder in (others := await self._others()):
+            answers = await self._put(process_address(holder), {holder}, verb, audience, connection_id, arguments)
         else:
-            # Dead, most likely; but perhaps so new that its hello is still to be heard.
-            address, asked = EVERYBODY, set()
-        answers = await self._put(address, asked, verb, audience, connection_id, arguments)
-        if not answers:
-            # It is dead, and its connections with it.
+            # Dead, most likely, and its connections with it, unless they have moved; but perhaps so new
+            # that its hello is still to be heard.
+            answers = await self._put(EVERYBODY, others, verb, audience, connection_id, arguments)
+        found = next((answer for answer in answers if answer.problem != NotFound.__name__), None)
+        if found is None and not answers:
             raise _no_connection(connection_id)
-        return answers[0]
+        return _value(found or answers[0])
+
+    async def ask_process(self, process: str, verb: str, arguments: dict[str, Any]) -> Any:
+        """Ask one process something that is not about a connection it has. Raises Refusal."""
+        nobody = Audience("")
+        answers = await self._put(process_address(process), {process}, verb, nobody, None, arguments)
+        if not answers:
+            raise NotFound("The server that was asked is gone.")
+        return _value(answers[0])
 
     async def ask_everybody(self, verb: str, audience: Audience, arguments: dict[str, Any]) -> list[Any]:
         """Have every process do `verb` for those of its connections that are meant; gives all answers.
@@ -259,7 +489,8 @@ class Switchboard:
         own = await self._do(verb, audience, None, arguments)
         if self._alone:
             return [own]
-        return [own, *await self._put(EVERYBODY, await self._others(), verb, audience, None, arguments)]
+        answers = await self._put(EVERYBODY, await self._others(), verb, audience, None, arguments)
+        return [own, *map(_value, answers)]
 
     async def _others(self) -> set[str]:
         """All other processes that live. Raises Unavailable while that cannot be known."""
@@ -288,7 +519,7 @@ class Switchboard:
         audience: Audience,
         connection_id: str | None,
         arguments: dict[str, Any],
-    ) -> list[Any]:
+    ) -> list[Answer]:
         """Send a question and wait for `asked` to answer; those that died meanwhile are not waited for."""
         if len(self._questions) >= MAX_OPEN_QUESTIONS:
             raise Unavailable("Too many questions to other processes are unanswered; try again later.")
@@ -301,7 +532,10 @@ class Switchboard:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(conf.settings.ANSWER_SECS):
-                    await self._send(address, question, origin="" if to_everybody else None)
+                    if to_everybody:
+                        await self._send(address, question, origin="")
+                    else:
+                        await self._send(address, question, forwards=MAX_FORWARDS)
                     await waiting.complete.wait()
         finally:
             del self._questions[number]
@@ -311,15 +545,16 @@ class Switchboard:
             raise Unavailable(UNREACHABLE)
         if not waiting.returned or self._peers.perhaps_alive(waiting.missing, sent_at):
             raise Unavailable("Another server of this service did not answer in time; try again.")
-        for answer in waiting.answers:
-            if answer.problem is not None:
-                raise _PROBLEMS.get(answer.problem, Refusal)(answer.message)
-        return [answer.value for answer in waiting.answers]
+        return waiting.answers
 
     def _may_be_elsewhere(self, connection_id: str) -> bool:
         return not self._alone and len(connection_id) == CONNECTION_HEX_DIGITS and _is_hex(connection_id)
 
     async def _do(self, verb: str, audience: Audience, connection_id: str | None, arguments: dict[str, Any]) -> Any:
+        # One that is just arriving is neither here nor elsewhere; soon it will be.
+        for arrival in list(self._arrivals.values()):
+            if arrival.id == connection_id or (connection_id is None and arrival.hub == audience.hub):
+                await arrival.settled.wait()
         if connection_id is None:
             return await ANSWERS[verb](list(self._meant(audience)), arguments)
         member = self._connections.get(connection_id)
@@ -328,15 +563,15 @@ class Switchboard:
         return await ANSWERS[verb]([member], arguments)
 
     async def _answer(self, question: Question) -> None:
-        number = question.number
+        number, asked = question.number, question.answer_for or self.process
         try:
             value = await self._do(question.verb, question.audience, question.connection, question.arguments)
-            answer = encode(Answer(number, self.process, value))
+            answer = encode(Answer(number, asked, value))
         except Refusal as refusal:
-            answer = encode(Answer(number, self.process, None, type(refusal).__name__, refusal.message))
+            answer = encode(Answer(number, asked, None, type(refusal).__name__, refusal.message))
         except Exception:
             logger.exception("Could not answer another process's question: %s", question.verb)
-            answer = encode(Answer(number, self.process, None, "Refusal", "Internal server error"))
+            answer = encode(Answer(number, asked, None, "Refusal", "Internal server error"))
         # Logged where it happened; the asker's patience runs out.
         with suppress(Refusal):
             await self._send(process_address(question.asker), answer)
@@ -406,7 +641,7 @@ class Switchboard:
     def _read(self, message: Any) -> None:
         try:
             if message.get("origin") != self.process:
-                self._take(decode(message["body"]))
+                self._take(decode(message["body"]), message)
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
             # Another version of this service may share the layer while servers are replaced one by one.
             logger.warning("Passed over a message from another process that this version cannot read")
@@ -414,16 +649,24 @@ class Switchboard:
             # The fault is here, not in the line.
             logger.exception("A message from another process could not be handled")
 
-    def _take(self, envelope: Envelope) -> None:
+    def _take(self, envelope: Envelope, message: Mapping[str, Any]) -> None:
         if isinstance(envelope, Publication):
-            self._deliver(envelope)
+            self._take_publication(envelope, message)
         elif isinstance(envelope, Question):
-            home = None if envelope.connection is None else envelope.connection[:PROCESS_HEX_DIGITS]
             if envelope.asker == self.process:
                 if (asking := self._questions.get(envelope.number)) is not None:
-                    asking.came_back({process for process in self._peers.alive() if home in (None, process)})
-            elif home in (None, self.process):
+                    asking.came_back(self._peers.alive())
+            elif (next_process := self._forwarded_to(envelope.connection, message)) is not None:
+                passed_on = msgspec.structs.replace(envelope, answer_for=envelope.answer_for or self.process)
+                self._pass_on(next_process, passed_on, message)
+            else:
                 self._in_background(self._answer(envelope), f"answer {envelope.verb}")
+        elif isinstance(envelope, Moved):
+            if envelope.connection not in self._connections:
+                self._notes.went(envelope.connection, envelope.process, envelope.moves)
+        elif isinstance(envelope, Probe):
+            if envelope.process == self.process and (heard := self._probes.get(envelope.number)) is not None:
+                heard.set()
         elif isinstance(envelope, Hello):
             self._peers.hear(envelope.process, _now())
             self._heard_hello.set()
@@ -438,6 +681,42 @@ class Switchboard:
             if (asked := self._questions.get(envelope.number)) is not None:
                 asked.take(envelope)
 
+    def _take_publication(self, publication: Publication, message: Mapping[str, Any]) -> None:
+        number = message.get("number")
+        if number is None:
+            next_process = self._forwarded_to(publication.connection, message)
+            if next_process is None:
+                self._deliver(publication)
+            else:
+                self._pass_on(next_process, publication, message)
+            return
+        origin = message["origin"]
+        self._deliver(publication, (origin, number))
+        tally = self._taken.get(origin)
+        if tally is None:
+            # Of processes that are no more there is nothing to be told apart.
+            alive = self._peers.alive()
+            self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
+            tally = self._taken[origin] = Tally()
+        tally.take(number, message["floor"])
+
+    def _forwarded_to(self, connection_id: str | None, message: Mapping[str, Any]) -> str | None:
+        """Where to pass a message on that is about a connection which was here."""
+        if connection_id is None or connection_id in self._connections or connection_id in self._arrivals:
+            return None
+        process = self._notes.where(connection_id) if message.get("forwards", 0) > 0 else None
+        if process is not None and self._peers.is_complete(_now()) and process not in self._peers.alive():
+            # It died there: nobody would ever answer.
+            return None
+        return process
+
+    def _pass_on(self, process: str, envelope: Envelope, message: Mapping[str, Any]) -> None:
+        async def pass_on() -> None:
+            with suppress(Refusal):
+                await self._send(process_address(process), encode(envelope), forwards=message["forwards"] - 1)
+
+        self._in_background(pass_on(), "pass on")
+
     async def _greet(self, newcomer: str) -> None:
         with suppress(Refusal):
             await self._send(process_address(newcomer), encode(Hello(self.process)))
@@ -447,11 +726,12 @@ class Switchboard:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, address: str, body: bytes, *, origin: str | None = None) -> None:
-        origin = self.process if origin is None else origin
+    async def _send(self, address: str, body: bytes, *, origin: str | None = None, **numbers: int) -> None:
+        """Send to an address. `numbers`: `number` and `floor` of a publication (tally.py), `forwards` (moves.py)."""
+        message = {"type": MESSAGE_TYPE, "origin": self.process if origin is None else origin, "body": body}
         try:
             async with asyncio.timeout(conf.settings.ANSWER_SECS):
-                await self._layer.group_send(address, {"type": MESSAGE_TYPE, "origin": origin, "body": body})
+                await self._layer.group_send(address, message | numbers)
         except Exception as problem:
             self._peers.disturbed()
             logger.error("Cannot reach the other processes: %s", str(problem) or type(problem).__name__)
@@ -506,7 +786,10 @@ def switchboard() -> Switchboard:
 def _drop(index: dict[Any, dict[str, Member]], key: Any, member: Member) -> bool:
     """Take a member out of an index; tells whether it was the last of its key."""
     members = index.get(key)
-    if members is None or members.pop(member.id, None) is None or members:
+    if members is None or members.get(member.id) is not member:
+        return False
+    del members[member.id]
+    if members:
         return False
     del index[key]
     return True
@@ -514,6 +797,13 @@ def _drop(index: dict[Any, dict[str, Member]], key: Any, member: Member) -> bool
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _value(answer: Answer) -> Any:
+    """What was answered. Raises the refusal, if it was one."""
+    if answer.problem is not None:
+        raise _PROBLEMS.get(answer.problem, Refusal)(answer.message)
+    return answer.value
 
 
 def _is_hex(text: str) -> bool:

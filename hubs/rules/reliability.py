@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 
 class AckMemory:
@@ -20,6 +21,10 @@ class AckMemory:
 
     def __contains__(self, ack_id: int) -> bool:
         return ack_id in self._ids
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids, oldest first."""
+        return iter(self._ids)
 
     def remember(self, ack_id: int) -> None:
         """Note that the operation with `ack_id` succeeded."""

@@ -19,7 +19,7 @@ never an error: a token with one bad role still opens a connection with its othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from hubs.rules.names import is_group_name
@@ -60,6 +60,19 @@ class Permission:
 
     def _by_rules(self, group: str) -> bool:
         return self._all or any(pattern.matches(group) for pattern in self._patterns)
+
+    def packed(self) -> tuple[bool, list[str], dict[str, bool]]:
+        """As plain values: everything?, patterns, exceptions."""
+        return self._all, [pattern.text for pattern in self._patterns], dict(self._overrides)
+
+    @classmethod
+    def unpacked(cls, everything: bool, patterns: Iterable[str], overrides: Mapping[str, bool]) -> Permission:
+        """Make what `packed` gave again."""
+        permission = cls()
+        permission._all = everything
+        permission._patterns = [pattern for text in patterns if (pattern := compile_pattern(text)) is not None]
+        permission._overrides = dict(overrides)
+        return permission
 
     def allow_all(self) -> None:
         """Grant every group, forgetting exceptions made so far."""
@@ -102,6 +115,17 @@ class Permissions:
 
     def __getitem__(self, name: str) -> Permission:
         return self._by_name[name]
+
+    def packed(self) -> dict[str, tuple[bool, list[str], dict[str, bool]]]:
+        """As plain values, exceptions made at run time included."""
+        return {name: permission.packed() for name, permission in self._by_name.items()}
+
+    @classmethod
+    def unpacked(cls, packed: Mapping[str, tuple[bool, list[str], dict[str, bool]]]) -> Permissions:
+        """Make what `packed` gave again."""
+        permissions = cls()
+        permissions._by_name = {name: Permission.unpacked(*packed[name]) for name in PERMISSIONS}
+        return permissions
 
     def may_join_or_leave(self, group: str) -> bool:
         """Tell whether frames may join and leave `group`."""
@@ -150,9 +174,10 @@ class Pattern:
     the first i tokens may have matched what was read so far.
     """
 
-    __slots__ = ("_anything_but_dot", "_end", "_here", "_star", "_star_over_dot")
+    __slots__ = ("_anything_but_dot", "_end", "_here", "_star", "_star_over_dot", "text")
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, text: str, tokens: list[Token]) -> None:
+        self.text = text
         self._here: dict[str, int] = {}
         self._anything_but_dot = self._star = self._star_over_dot = 0
         self._end = 1 << len(tokens)
@@ -190,7 +215,7 @@ class Pattern:
 def compile_pattern(text: str) -> Pattern | None:
     """Read a group pattern; None when it is malformed or beyond the bounds."""
     tokens = _tokens(text)
-    return None if tokens is None else Pattern(tokens)
+    return None if tokens is None else Pattern(text, tokens)
 
 
 @lru_cache(maxsize=4096)

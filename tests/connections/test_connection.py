@@ -201,7 +201,7 @@ async def test_the_event_handler_is_told_of_beginning_and_end(board: Switchboard
         (lambda connection: connection.close(1007, "broken"), "broken"),
     ):
         client = await Client(board, hub=application.hub).begin()
-        context = client.connection.context
+        context = client.connection.session.context
         assert context == EventContext(application.hub, client.connection.id, "u", "json.webpubsub.azure.v1", None)
         assert await soon(told.get()) == context
         close(client.connection)  # type: ignore[no-untyped-call]
@@ -410,7 +410,7 @@ async def test_the_handler_keeps_state_on_the_connection(board: Switchboard, app
     client = await Client(board, hub=application.hub).begin()
     await client.say(*[UserEvent("count", HI)] * 4)
     assert states == [None, "1", "1", "3"]
-    assert client.connection.context.state == "4"
+    assert client.connection.session.context.state == "4"
 
 
 async def test_no_handler(board: Switchboard) -> None:

@@ -137,17 +137,18 @@ async def test_the_hub_is_looked_at_before_the_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "asks"),
+    ("query", "wanted"),
     [
-        ("awps_connection_id=x", True),
-        ("awps_connection_id=", True),
-        ("awps_connection_id=x&awps_reconnection_token=y", True),
-        ("awps_reconnection_token=y", False),
-        ("", False),
+        ("awps_connection_id=x", ("x", "")),
+        ("awps_connection_id=", ("", "")),
+        ("awps_connection_id=x&awps_reconnection_token=y", ("x", "y")),
+        ("awps_connection_id=w&awps_connection_id=x&awps_reconnection_token=z&awps_reconnection_token=y", ("x", "y")),
+        ("awps_reconnection_token=y", None),
+        ("", None),
     ],
 )
-def test_recovery(query: str, asks: bool) -> None:
-    assert asks_for_recovery(_handshake(query)) is asks
+def test_recovery(query: str, wanted: tuple[str, str] | None) -> None:
+    assert asks_for_recovery(_handshake(query)) == wanted
 
 
 async def test_only_known_hubs_where_the_settings_say_so(webpubsub: WebPubSub) -> None:
@@ -389,7 +390,7 @@ async def test_what_the_connect_handler_answers(
 ) -> None:
     application.on_connect(lambda request: answer)
     admission = await _admit(hub=application.hub, **TOKEN_VALUES)
-    assert (admission.user_id, admission.groups, admission.state) == (user_id, groups, state)
+    assert (admission.user_id, admission.groups, admission.session.state) == (user_id, groups, state)
     assert "".join(group for group in "abc" if admission.permissions.may_send(group)) == may_send
 
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from hubs.connections.lane import Lane
+from hubs.connections.lane import URGENT_FRAMES, Lane
 from hubs.errors import Disconnect
-from hubs.protocols.frames import JoinGroup, Payload, Ping, Upstream, UserEvent
+from hubs.protocols.frames import CancelInvocation, JoinGroup, Payload, Ping, SequenceAck, Upstream, UserEvent
 from tests.connections.conftest import WebPubSub, soon, turns
 
 
@@ -216,3 +216,112 @@ async def test_stopping_forgets_a_broken_message(handler: Handler) -> None:
     handler.lane.stop()
     await turns()
     assert handler.failures == []
+
+
+# Two readers: a reliable client that changes sockets
+
+
+class Gate(Handler):
+    """Has every frame wait until it is let go."""
+
+    async def handle(self, frame: Upstream) -> None:
+        self.begun.append(_name(frame))
+        if not isinstance(frame, URGENT_FRAMES):
+            await self.go_on.wait()
+        if _name(frame) == self.fails_at:
+            raise BROKEN
+        self.done.append(_name(frame))
+
+
+def _name(frame: Upstream) -> str:
+    return frame.group if isinstance(frame, JoinGroup) else frame.event if isinstance(frame, UserEvent) else "ack"
+
+
+async def test_a_second_reader_waits_for_the_frame_of_the_first() -> None:
+    handler = Gate()
+    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    await turns()
+    await soon(handler.lane.put(JoinGroup("2")))
+    await soon(handler.lane.put(_event("3")))
+    await turns()
+    assert handler.begun == ["1"]
+    handler.go_on.set()
+    await soon(first)
+    await soon(handler.finished(3))
+    assert handler.done == ["1", "2", "3"]
+    await turns()
+    await handler.lane.put(JoinGroup("4"))
+    assert handler.done[-1] == "4"
+
+
+async def test_a_first_reader_that_is_given_up_does_not_hold_up_the_second() -> None:
+    handler = Gate()
+    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    await turns()
+    await soon(handler.lane.put(JoinGroup("2")))
+    first.cancel()
+    handler.go_on.set()
+    await soon(handler.finished(1))
+    assert handler.done == ["2"]
+
+
+async def test_a_broken_message_of_the_second_reader_takes_its_turn() -> None:
+    handler = Gate()
+    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    await turns()
+    handler.lane.fail(BROKEN)
+    assert handler.failures == []
+    handler.go_on.set()
+    await soon(first)
+    await turns()
+    assert (handler.done, handler.failures) == (["1"], [BROKEN])
+
+
+async def test_a_frame_of_the_first_reader_that_ends_the_connection_ends_it_for_the_second() -> None:
+    handler = Gate()
+    handler.fails_at = "1"
+    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    await turns()
+    await soon(handler.lane.put(JoinGroup("2")))
+    handler.go_on.set()
+    await soon(first)
+    await turns()
+    assert (handler.begun, handler.failures) == (["1"], [BROKEN])
+
+
+# Frames that do not queue
+
+
+async def test_an_acknowledgement_waits_for_nothing(handler: Handler) -> None:
+    await handler.lane.put(_event("e"))
+    await turns()
+    await soon(handler.lane.put(SequenceAck(1)))
+    await soon(handler.lane.put(CancelInvocation("1")))
+    assert handler.done == ["ping", "ping"]
+    handler.lane.stop()
+
+
+async def test_an_acknowledgement_goes_past_a_full_queue(handler: Handler, webpubsub: WebPubSub) -> None:
+    webpubsub(MAX_WAITING_FRAMES=1)
+    await handler.lane.put(_event("e"))
+    reader = asyncio.create_task(handler.lane.put(JoinGroup("a")))
+    await turns()
+    await soon(handler.lane.put(SequenceAck(1)))
+    assert handler.done == ["ping"]
+    handler.lane.stop()
+    await soon(reader)
+
+
+async def test_finishing_lets_the_handler_finish_and_does_nothing_else(handler: Handler, webpubsub: WebPubSub) -> None:
+    webpubsub(MAX_WAITING_FRAMES=1)
+    await handler.lane.put(_event("e"))
+    await turns()
+    reader = asyncio.create_task(handler.lane.put(JoinGroup("a")))
+    handler.lane.fail(BROKEN)
+    handler.lane.finish()
+    await handler.lane.put(SequenceAck(1))
+    handler.go_on.set()
+    await soon(reader)
+    await soon(handler.finished(1))
+    await turns()
+    assert (handler.begun, handler.done, handler.failures) == (["e"], ["e"], [])

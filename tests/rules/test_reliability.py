@@ -41,3 +41,15 @@ def test_it_holds_the_most_recent(capacity: int, ack_ids: list[int]) -> None:
     for ack_id in ack_ids:
         memory.remember(ack_id)
     assert {ack_id for ack_id in range(10) if ack_id in memory} == set(ack_ids[-capacity:])
+
+
+def test_it_is_told_oldest_first_and_so_can_be_made_again() -> None:
+    memory = AckMemory(3)
+    for ack_id in (7, 3, 9, 2**64 - 1):
+        memory.remember(ack_id)
+    assert list(memory) == [3, 9, 2**64 - 1]
+    again = AckMemory(3)
+    for ack_id in memory:
+        again.remember(ack_id)
+    again.remember(1)
+    assert list(again) == [9, 2**64 - 1, 1]

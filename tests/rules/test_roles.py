@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -383,3 +384,48 @@ def test_a_written_role_grants_what_the_text_means(group_text: str, group: str) 
     pattern = compile_pattern(group_text)
     assert pattern is not None
     assert permissions.may_send(group) is pattern.matches(group)
+
+
+# On the way to another process
+
+
+@given(
+    roles=st.lists(
+        st.sampled_from(
+            [
+                "webpubsub.sendToGroup",
+                "webpubsub.joinLeaveGroup.a",
+                "webpubsub.sendToGroup.b",
+                "webpubsub.sendToGroups.a*",
+                "webpubsub.joinLeaveGroups.**",
+                "webpubsub.sendToGroups.x.?",
+                "webpubsub.sendToGroups.\\*",
+            ]
+        )
+    ),
+    changes=st.lists(
+        st.tuples(st.sampled_from(PERMISSIONS), st.sampled_from(["a", "b", "ab", "x.y", "*"]), st.booleans())
+    ),
+)
+def test_permissions_are_the_same_elsewhere(roles: list[str], changes: list[tuple[str, str, bool]]) -> None:
+    here = Permissions(roles)
+    for name, group, allowed in changes:
+        here[name].set_literal(group, allowed)
+    # As they travel: only what msgpack can carry.
+    there = Permissions.unpacked(msgspec.msgpack.decode(msgspec.msgpack.encode(here.packed())))
+    assert there.packed() == here.packed()
+    for name in PERMISSIONS:
+        for group in ("a", "b", "ab", "x.y", "x.yy", "*", "c"):
+            assert there[name].allows(group) == here[name].allows(group)
+    # And each goes its own way from then on.
+    there[PERMISSIONS[0]].deny_all()
+    assert here.packed() != there.packed() or not any(here[PERMISSIONS[0]].packed())
+
+
+def test_packing_does_not_share() -> None:
+    permissions = Permissions(["webpubsub.sendToGroup.a"])
+    packed = permissions.packed()
+    Permissions.unpacked(packed)[SEND].set_literal("b", True)
+    permissions[SEND].set_literal("c", True)
+    assert packed[SEND] == (False, [], {"a": True})
+    assert not permissions.may_send("b")

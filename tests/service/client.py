@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket as sockets
+import struct
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -19,8 +22,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from tests.running import PATIENCE
+from tests.service import protobuf_frames
 
 JSON = "json.webpubsub.azure.v1"
+JSON_RELIABLE = "json.reliable.webpubsub.azure.v1"
+PROTOBUF = "protobuf.webpubsub.azure.v1"
+PROTOBUF_RELIABLE = "protobuf.reliable.webpubsub.azure.v1"
+SUBPROTOCOLS = (JSON, JSON_RELIABLE, PROTOBUF, PROTOBUF_RELIABLE)
+NOT_RECOVERED = (1008, "The connection could not be recovered.")
 EVERY_ROLE = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
 
 
@@ -57,9 +66,36 @@ class Target:
         whole = {name: value for name, value in whole.items() if value is not None}
         return jwt.encode(whole, self.key if key is None else key, algorithm=algorithm)
 
+    def moved(self, url: str) -> str:
+        """The same client URL at this service's address: another process of the same service."""
+        return urlsplit(url)._replace(netloc=self.host).geturl()
+
     def address(self, hub: str = "chat", **query: str) -> str:
         """The WebSocket address of a hub, with no token unless one is given."""
         return f"ws://{self.host}/client/hubs/{hub}" + (f"?{urlencode(query)}" if query else "")
+
+
+class Sdk:
+    """The official service SDK for one hub, awaited."""
+
+    def __init__(self, target: Target, hub: str = "chat") -> None:
+        self._target, self._hub = target, hub
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return partial(asyncio.to_thread, self._call, name)
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        with self._target.service_client(self._hub) as client:
+            return getattr(client, name)(*arguments, **options)
+
+    async def members(self, group: str) -> list[str]:
+        """The connection ids of a group's members, in order."""
+
+        def listed() -> list[str]:
+            with self._target.service_client(self._hub) as client:
+                return [member.connection_id for member in client.list_connections(group=group)]
+
+        return await asyncio.to_thread(listed)
 
 
 class Client:
@@ -72,18 +108,30 @@ class Client:
     def subprotocol(self) -> str | None:
         return self.socket.subprotocol
 
+    @property
+    def _speaks_protobuf(self) -> bool:
+        return (self.subprotocol or "").lower() in (PROTOBUF, PROTOBUF_RELIABLE)
+
     async def hear(self) -> Any:
-        """The next message: an object where it is JSON text, else as it came."""
+        """The next message: an object where it is JSON text or a protobuf frame, else as it came."""
         message = await self.hear_raw()
+        if self._speaks_protobuf:
+            assert isinstance(message, bytes), f"a text message on {self.subprotocol}: {message!r}"
+            return protobuf_frames.read(message)
         return json.loads(message) if isinstance(message, str) and message.startswith("{") else message
 
     async def hear_raw(self) -> str | bytes:
         async with asyncio.timeout(PATIENCE):
             return await self.socket.recv()
 
+    async def fragments(self) -> list[bytes]:
+        """The next message as the WebSocket frames it came in."""
+        async with asyncio.timeout(PATIENCE):
+            return [fragment async for fragment in self.socket.recv_streaming(decode=False)]
+
     async def say(self, **frame: Any) -> None:
-        """Send one frame of the JSON subprotocol."""
-        await self.socket.send(json.dumps(frame))
+        """Send one frame, given as in JSON, in the client's subprotocol."""
+        await self.socket.send(protobuf_frames.write(frame) if self._speaks_protobuf else json.dumps(frame))
 
     async def say_raw(self, message: str | bytes, *, as_text: bool | None = None) -> None:
         await self.socket.send(message, text=as_text)
@@ -110,6 +158,150 @@ class Client:
         assert frame is not None, "the connection ended without a close frame"
         return frame.code, frame.reason
 
+    async def hear_out(self) -> tuple[list[Any], tuple[int, str] | None]:
+        """All that comes until the socket ends, and the service's close frame if there is one."""
+        heard: list[Any] = []
+        try:
+            while True:
+                heard.append(await self.hear())
+        except ConnectionClosed as closed:
+            return heard, closed.rcvd and (closed.rcvd.code, closed.rcvd.reason)
+
+    # Ways to go
+
+    async def reset(self) -> None:
+        """Lose the TCP connection at once (RST), as when a machine breaks down."""
+        # Lingering for no time at all makes closing a reset.
+        self.socket.transport.get_extra_info("socket").setsockopt(
+            sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.socket.transport.abort()
+        async with asyncio.timeout(PATIENCE):
+            await self.socket.wait_closed()
+
+    async def hang_up(self) -> None:
+        """End the TCP stream without a close frame (FIN), and wait until the service has ended its side.
+
+        What was on its way to the client is lost.
+        """
+        self.socket.transport.write_eof()
+        await self._drained()
+
+    async def close(self, code: int | None = None, reason: str = "") -> None:
+        """Close with a close frame; without a code, as browsers' `close()` does."""
+        async with asyncio.timeout(PATIENCE):
+            if code is None:
+                async with self.socket.send_context():
+                    self.socket.protocol.send_close()
+            else:
+                await self.socket.close(code, reason)
+        await self._drained()
+
+    async def _drained(self) -> None:
+        with suppress(ConnectionClosed):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    await self.socket.recv()
+
+    def stop_reading(self) -> None:
+        """Take nothing from the socket any more, as a machine that cannot be reached."""
+        # What its kernel still takes is bounded, by less than the tens of megabytes it could grow to.
+        self.socket.transport.get_extra_info("socket").setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 64 * 1024)
+        self.socket.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        self.socket.transport.resume_reading()
+
+
+class Reliable(Client):
+    """A client of a reliable subprotocol: it outlives its socket.
+
+    It watches over the sequence ids itself. Whatever data frame it hears has to bear the one that
+    follows the last; after a recovery, the one that follows the last it acknowledged.
+    """
+
+    def __init__(self, socket: ClientConnection, url: str, connected: Mapping[str, Any], stack: AsyncExitStack) -> None:
+        super().__init__(socket)
+        self.url = url
+        self.id: str = connected["connectionId"]
+        self.token: str = connected["reconnectionToken"]
+        self.heard = self.acknowledged = 0
+        self._stack = stack
+        self._offers = self.subprotocol or ""
+
+    async def hear(self) -> Any:
+        """The next frame, without its sequence id, which has to be the next one."""
+        frame = await super().hear()
+        if frame["type"] == "message":
+            sequence_id = frame.pop("sequenceId")
+            assert sequence_id == self.heard + 1, f"{sequence_id} follows {self.heard}"
+            self.heard = sequence_id
+        else:
+            assert "sequenceId" not in frame
+        return frame
+
+    async def acknowledge(self, sequence_id: int | None = None) -> None:
+        """Acknowledge all that was heard, or up to `sequence_id`, and see that it arrived."""
+        sequence_id = self.heard if sequence_id is None else sequence_id
+        await self.say(type="sequenceAck", sequenceId=sequence_id)
+        await self.barrier()
+        self.acknowledged = max(self.acknowledged, min(sequence_id, self.heard))
+
+    def recovery_url(self, at: Target | None = None, **changed: str | None) -> str:
+        """The URL of the connection with what recovers it, as the SDKs write it; a change to None leaves it out."""
+        recovery = {"awps_connection_id": self.id, "awps_reconnection_token": self.token} | changed
+        url = self.url if at is None else at.moved(self.url)
+        return f"{url}&{urlencode({name: value for name, value in recovery.items() if value is not None})}"
+
+    async def recover(self, at: Target | None = None, *, url: str | None = None) -> None:
+        """Open a new socket for the connection, at another process where one is given; the old one stays as it is."""
+        client = await self._stack.enter_async_context(
+            opened(url or self.recovery_url(at), self._offers, connected=False)
+        )
+        self.take_over(client)
+
+    def take_over(self, client: Client) -> None:
+        """Go on with a socket that has recovered the connection."""
+        # At the end of the test nobody reads the old one's last words, so they are not waited for.
+        self._stack.callback(self.socket.transport.abort)
+        self.socket = client.socket
+        self.heard = self.acknowledged
+
+    async def claim(self, *urls: str) -> None:
+        """Recover with several URLs at once: one socket gets the connection, each other one is closed with 1008."""
+        claims = await asyncio.gather(
+            *(self._stack.enter_async_context(opened(url, self._offers, connected=False)) for url in urls)
+        )
+        closings = {asyncio.create_task(claim.socket.wait_closed()): claim for claim in claims}
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while len(closings) > 1:
+                    done, _ = await asyncio.wait(closings, return_when=asyncio.FIRST_COMPLETED)
+                    for claim in map(closings.pop, done):
+                        assert claim.socket.close_code == 1008
+        finally:
+            for closing in closings:
+                closing.cancel()
+        [winner] = closings.values()
+        self.take_over(winner)
+
+    async def cannot_recover(self, at: Target | None = None, *, url: str | None = None) -> None:
+        """See that the connection cannot be recovered."""
+        async with opened(url or self.recovery_url(at), self._offers, connected=False) as client:
+            # Browsers give up on a socket whose offer is not answered, and would never read the code.
+            assert client.subprotocol == self._offers
+            assert await client.closed() == NOT_RECOVERED
+
+
+@asynccontextmanager
+async def reliable(url: str, subprotocol: str = JSON_RELIABLE) -> AsyncIterator[Reliable]:
+    """A reliable client, connected to `url`."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(opened(url, subprotocol, connected=False))
+        connected = await client.hear()
+        assert connected["event"] == "connected"
+        yield Reliable(client.socket, url, connected, stack)
+
 
 @asynccontextmanager
 async def opened(
@@ -128,7 +320,7 @@ async def opened(
         proxy=None,
     ) as socket:
         client = Client(socket)
-        if connected is None and socket.subprotocol is not None and socket.subprotocol.lower() == JSON:
+        if connected is None and (socket.subprotocol or "").lower() in SUBPROTOCOLS:
             assert (await client.hear())["event"] == "connected"
         yield client
 
@@ -161,3 +353,26 @@ def group_message(group: str, data: Any, data_type: str = "json", user: str | No
     """A group message as JSON clients get it."""
     message = {"type": "message", "from": "group", "group": group, "dataType": data_type, "data": data}
     return message | ({"fromUserId": user} if user else {})
+
+
+def server_message(data: Any, data_type: str = "json") -> dict[str, Any]:
+    """A message from the application's server or event handler as JSON clients get it."""
+    return {"type": "message", "from": "server", "dataType": data_type, "data": data}
+
+
+async def publish(publisher: Client, group: str, *data: Any, **more: Any) -> None:
+    """Publish to a group, and see that the publisher's process has done so."""
+    for item in data:
+        await publisher.say(type="sendToGroup", group=group, data=item, noEcho=True, **more)
+    await publisher.barrier()
+
+
+async def hears(client: Client, group: str, *data: Any) -> None:
+    """The next messages are these, from the group, published by nobody known."""
+    for item in data:
+        assert await client.hear() == group_message(group, item)
+
+
+async def ask_event(client: Client, event: str, data: Any) -> Any:
+    """What the event handler answers."""
+    return (await client.ask(type="event", event=event, data=data))["data"]

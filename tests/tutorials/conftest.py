@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
 
-from tests.running import Service
+from tests.running import Redis, Service
 from tests.tutorials.programs import Program
+from tests.tutorials.stage import Stage, staged
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,58 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     yield start
     for program in programs:
         program.stop()
+
+
+def _with_handlers(data_dir: Path, recovery_secs: int) -> Iterator[str]:
+    env = {"EXTRA_APPS": "tests.service.handlers", "RECOVERY_SECS": str(recovery_secs)}
+    running = Service(data_dir, env=env).set_up()
+    try:
+        yield running.start().connection_string
+        log = running.log.read_text()
+        # Whatever happens to the line, the service has not once been surprised.
+        assert log.count("Traceback") == log.count("RuntimeError: a handler's own fault"), log
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def patient_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that waits for its clients longer than any test has patience; its connection string."""
+    yield from _with_handlers(tmp_path_factory.mktemp("patient"), 120)
+
+
+@pytest.fixture(scope="session")
+def hurried_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that waits for its clients one second; its connection string."""
+    yield from _with_handlers(tmp_path_factory.mktemp("hurried"), 1)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory, redis_server: Redis) -> Iterator[tuple[str, int]]:
+    """A service of two processes: its connection string, which names the first, and the second's port."""
+    folder = tmp_path_factory.mktemp("pair")
+    env = {"REDIS_URL": redis_server.url, "RECOVERY_SECS": "120"}
+    first = Service(folder, env=env).set_up()
+    # Two machines behind one public address: a token opens either.
+    second = Service(folder, env=env | {"EXTRA_ENDPOINTS": first.endpoint})
+    try:
+        first.start()
+        second.start()
+        yield first.connection_string, second.port
+    finally:
+        second.stop()
+        first.stop()
+
+
+@pytest.fixture
+def stage(patient_service: str) -> Iterator[Stage]:
+    """A line to the patient service."""
+    with staged(patient_service) as stage:
+        yield stage
+
+
+@pytest.fixture
+def hurried_stage(hurried_service: str) -> Iterator[Stage]:
+    """A line to the hurried service."""
+    with staged(hurried_service) as stage:
+        yield stage

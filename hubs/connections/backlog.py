@@ -1,0 +1,147 @@
+"""What a reliable client has not acknowledged yet.
+
+Every data frame for the client gets the next sequence id when it is handed to a socket, and is kept
+until the client acknowledges it. While the client is away frames wait without an id: one that may
+not wait that long is left out when the client comes back, and the ids have no gap all the same.
+
+Frames are kept as their codec wrote them for everybody, without the id; so clients of one format
+share their bytes, and an id is added when a frame is sent, again and again if need be.
+
+Pure: the caller brings the time (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from hubs.connections.outbox import size_of
+from hubs.protocols.codec import Message
+
+# A frame on its way to another process: form, and how long it may wait from now on (None: for as long as it takes).
+Packed = tuple[Message, float | None]
+
+
+class BacklogFull(Exception):
+    """More is unacknowledged than a client may leave so."""
+
+
+class Backlog:
+    """The unacknowledged frames of one connection, at most `max_messages` of `max_bytes` together."""
+
+    __slots__ = ("_bytes", "_last", "_max_bytes", "_max_messages", "_newest", "_sent", "_waiting")
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        # The sequence id given last, and the number of the newest frame: those that wait are counted on from there,
+        # and keep their numbers among themselves when one is left out.
+        self._last = self._newest = 0
+        # (sequence id, form), ascending; and (number, form, when it is too late for it or None)
+        self._sent: deque[tuple[int, Message]] = deque()
+        self._waiting: deque[tuple[int, Message, float | None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._sent) + len(self._waiting)
+
+    @property
+    def last(self) -> int:
+        """The sequence id given last."""
+        return self._last
+
+    def send(self, form: Message) -> int:
+        """Keep a frame that goes to the socket now; gives its sequence id. Raises BacklogFull."""
+        self._grow(form)
+        self._give_id(form)
+        return self._last
+
+    def hold(self, form: Message, ttl_secs: float | None, now: float) -> None:
+        """Keep a frame for a client that is away. Raises BacklogFull."""
+        if ttl_secs is not None and ttl_secs <= 0:
+            return
+        if len(self) >= self._max_messages or self._bytes + size_of(form) > self._max_bytes:
+            self._drop_late(now)
+        self._grow(form)
+        self._wait(form, ttl_secs, now)
+
+    def acknowledge(self, sequence_id: int) -> None:
+        """Everything up to this id has arrived; ids that were never given are taken as the last one."""
+        while self._sent and self._sent[0][0] <= sequence_id:
+            _, form = self._sent.popleft()
+            self._bytes -= size_of(form)
+
+    def replay(self, now: float) -> Iterator[tuple[int, Message]]:
+        """All that the client is to get when it is back: sequence ids and forms, in order."""
+        self._drop_late(now)
+        while self._waiting:
+            _, form, _ = self._waiting.popleft()
+            self._give_id(form)
+        yield from self._sent
+
+    # On the way to another process
+
+    def packed(self, after: int, max_bytes: int, now: float) -> tuple[list[Packed], int]:
+        """Frames behind number `after`, as many as `max_bytes` allow but at least one, and the last one's number.
+
+        The next part begins there, whatever comes or is left out meanwhile; it is the last one when
+        `newest` is reached.
+        """
+        frames: list[Packed] = []
+        room = max_bytes
+        for number, form, late_at in self._behind(after):
+            room -= size_of(form)
+            if frames and room < 0:
+                return frames, after
+            frames.append((form, None if late_at is None else max(0.0, late_at - now)))
+            after = number
+        return frames, self._newest
+
+    def unpack(self, frames: list[Any], *, sent: int, last: int, now: float) -> None:
+        """Take over another process's frames, of which the first `sent` had ids up to `last`."""
+        self._last = self._newest = last
+        for position, (form, ttl_secs) in enumerate(frames):
+            self._bytes += size_of(form)
+            if position < sent:
+                self._sent.append((last - sent + 1 + position, form))
+            else:
+                self._wait(form, ttl_secs, now)
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest frame."""
+        return self._newest
+
+    @property
+    def sent(self) -> int:
+        """How many of the frames have an id."""
+        return len(self._sent)
+
+    def _behind(self, after: int) -> Iterator[tuple[int, Message, float | None]]:
+        for number, form in self._sent:
+            if number > after:
+                yield number, form, None
+        for waiting in self._waiting:
+            if waiting[0] > after:
+                yield waiting
+
+    def _give_id(self, form: Message) -> None:
+        # Nothing waits any more, or has its turn right behind.
+        self._last = self._newest = self._last + 1
+        self._sent.append((self._last, form))
+
+    def _wait(self, form: Message, ttl_secs: float | None, now: float) -> None:
+        self._newest += 1
+        self._waiting.append((self._newest, form, None if ttl_secs is None else now + ttl_secs))
+
+    def _grow(self, form: Message) -> None:
+        size = size_of(form)
+        if len(self) >= self._max_messages or self._bytes + size > self._max_bytes:
+            raise BacklogFull
+        self._bytes += size
+
+    def _drop_late(self, now: float) -> None:
+        kept = deque(waiting for waiting in self._waiting if waiting[2] is None or waiting[2] > now)
+        self._bytes -= sum(size_of(form) for _, form, _ in self._waiting) - sum(size_of(form) for _, form, _ in kept)
+        self._waiting = kept

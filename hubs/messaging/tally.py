@@ -1,0 +1,83 @@
+"""Which publications have been taken, so that a connection can change process without losing or doubling one.
+
+While a connection moves, its old process and its new one both hear what is meant for it. To tell
+what the old one has taken already, every publication that goes to other processes has a number,
+counted by the process that published it, and a floor: all numbers below the floor had reached the
+channel layer, or had failed, before this one was sent.
+
+The layer gives a process what was sent in the order in which it was sent. So whoever has read a
+publication with the floor n has read all earlier ones that were for it, and needs to remember
+single numbers from n upwards only. These are few: what one process sends at the same time.
+
+Pure: numbers in, answers out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Tally:
+    """What has been taken from one publisher: everything below `floor`, and `beyond` it these numbers."""
+
+    __slots__ = ("beyond", "floor")
+
+    def __init__(self, floor: int = 0, beyond: Iterable[int] = ()) -> None:
+        self.floor = floor
+        self.beyond = set(beyond)
+
+    def take(self, number: int, floor: int) -> None:
+        """Note a publication that was read."""
+        if floor > self.floor:
+            self.floor = floor
+            self.beyond = {one for one in self.beyond if one >= floor}
+        self.beyond.add(number)
+
+    def __contains__(self, number: int) -> bool:
+        return number < self.floor or number in self.beyond
+
+    def packed(self) -> tuple[int, list[int]]:
+        """As plain values; `Tally(*packed)` makes it again."""
+        return self.floor, sorted(self.beyond)
+
+
+class Departures:
+    """The publications of this process: their numbers, and which are still on their way."""
+
+    __slots__ = ("_last", "_not_here", "_on_the_way")
+
+    def __init__(self) -> None:
+        self._last = 0
+        # Dictionaries for their order: the first is the oldest.
+        self._on_the_way: dict[int, None] = {}
+        self._not_here: dict[int, None] = {}
+
+    @property
+    def last(self) -> int:
+        """The number given last."""
+        return self._last
+
+    @property
+    def floor(self) -> int:
+        """All numbers below are done."""
+        return next(iter(self._on_the_way), self._last + 1)
+
+    def begin(self, *, here_first: bool) -> int:
+        """Number a publication. `here_first`: local members get it before anything else happens."""
+        self._last += 1
+        self._on_the_way[self._last] = None
+        if not here_first:
+            self._not_here[self._last] = None
+        return self._last
+
+    def done(self, number: int) -> None:
+        """It has reached the layer and the local members, or it failed."""
+        self._on_the_way.pop(number, None)
+        self._not_here.pop(number, None)
+
+    def taken_here(self) -> Tally:
+        """What local members have been given."""
+        if not self._not_here:
+            return Tally(self._last + 1)
+        floor = next(iter(self._not_here))
+        return Tally(floor, (number for number in range(floor, self._last + 1) if number not in self._not_here))

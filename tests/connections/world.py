@@ -1,0 +1,523 @@
+"""Several processes of the service in one thread: a loop for each, a clock for all, and a layer between them.
+
+Each process is an event loop of its own with its own switchboard, and what runs in it is the product,
+from the consumer down; nothing of it is replaced. A test steps the loops one iteration at a time, in
+an order drawn from a seed, so that processes overtake each other in every way and a failure can be
+repeated. Time is the world's: it moves on to the next timer when no loop has anything to do, so a
+test of half a minute takes as long as its work does.
+
+The layer behaves as Redis does, which the hand-over relies on. What one process sends arrives in the
+order of sending; a message reaches the inboxes of all subscribers at once and in one order for all;
+each process reads its inbox with a delay of its own. A subscription is in force some time after
+`group_add` has returned, in order with the process's others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+from urllib.parse import urlencode
+
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from hubs import conf, hub_settings
+from hubs.connections.connection import Connection
+from hubs.connections.handshake import Admission
+from hubs.consumers import HubConsumer, _Conversation
+from hubs.messaging import switchboard as switchboards
+from hubs.messaging.lines import LINGER_SECS
+from hubs.messaging.switchboard import Switchboard
+from hubs.protocols.codec import CODECS
+from hubs.rules.roles import Permissions
+from hubs.upstream.session import Session
+
+RELIABLE = "json.reliable.webpubsub.azure.v1"
+ANY_GROUP = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
+
+# World seconds after which what has to happen has not happened.
+LIMIT = 120.0
+
+LOST, NORMAL = 1006, 1000
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that lives in the time of its world, one iteration at a time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def time(self) -> float:
+        return self._world.now
+
+    @property
+    def due(self) -> float | None:
+        """When it has something to do: now, or at its next timer; None, if never."""
+        if self._ready:
+            return self._world.now
+        while self._scheduled and self._scheduled[0].cancelled():
+            # As the loop itself does it, when it comes to the timer.
+            self._timer_cancelled_count -= 1
+            asyncio.base_events.heapq.heappop(self._scheduled)._scheduled = False
+        return self._scheduled[0].when() if self._scheduled else None
+
+    def step(self) -> None:
+        """Run one iteration."""
+        self.call_soon(self.stop)
+        self.run_forever()
+
+
+class Process:
+    """One process: its loop and its switchboard."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.loop = world.new_loop()
+        self.loop.set_exception_handler(lambda _, context: world.problems.append(context))
+        self.board = Switchboard(world.new_layer(self), alone=False)
+        switchboards._switchboards[self.loop] = self.board
+        self.dead = False
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have something run here."""
+        return self.loop.create_task(work)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Have something run here, and wait for it."""
+        task = self.spawn(work)
+        self.world.until(task.done)
+        return task.result()
+
+    def die(self) -> None:
+        """From now on it does nothing, and is told nothing."""
+        self.dead = True
+        self.world.broker.forget(self)
+
+    def connection(self, client: Client) -> Connection | None:
+        """The connection of a client, if it is here."""
+        member = self.board.member(client.id)
+        assert member is None or isinstance(member, Connection)
+        return member
+
+
+class _Replaced:
+    """Rows of a table that a test replaces."""
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self._table = table
+        self._original = dict(table)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._table[key] = value
+
+    def undo(self) -> None:
+        """Put the table's own rows back."""
+        self._table.update(self._original)
+
+
+class Broker:
+    """What stands between the processes: who hears which address."""
+
+    def __init__(self) -> None:
+        self.hears: dict[str, dict[str, Layer]] = defaultdict(dict)
+
+    def forget(self, process: Process) -> None:
+        """A process is gone, with its subscriptions."""
+        for subscribers in self.hears.values():
+            for channel in [channel for channel, layer in subscribers.items() if layer.process is process]:
+                del subscribers[channel]
+
+
+class Layer:
+    """A channel layer as one process has it."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world = world
+        self.process = process
+        # Longest delay in seconds: of a message to the others, of what the others say, and of a subscription.
+        self.slow_out = self.slow_in = self.slow_to_subscribe = 0.02
+        # Awaited with the address before a message leaves, and before it is known to have left; either may raise.
+        self.before: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self.after: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        # Whether one message at a time leaves, as with Redis; other layers have several on their way.
+        self.one_by_one = True
+        self._sending = asyncio.Lock()
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._read_until = self._subscribed_at = 0.0
+        # While set, what others say stays in the inbox.
+        self.hold = False
+        self._held: list[dict[str, Any]] = []
+
+    async def new_channel(self) -> str:
+        return secrets.token_hex(8)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        return await self._inbox.get()
+
+    async def flush(self) -> None:
+        self.world.broker.forget(self.process)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self._pause(self.slow_to_subscribe)
+        self._subscribe(lambda: self.world.broker.hears[group].__setitem__(channel, self))
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        await self._pause(self.slow_to_subscribe)
+        self._subscribe(lambda: self.world.broker.hears[group].pop(channel, None) and None)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        async with self._sending if self.one_by_one else nullcontext():
+            await self._pause(self.slow_out)
+            if self.before is not None:
+                await self.before(group)
+            for layer in self.world.broker.hears[group].values():
+                layer.take(dict(message))
+            if self.after is not None:
+                await self.after(group)
+            await self._pause(self.slow_out)
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Something for this process: read a little later, but never before what came earlier."""
+        self._read_until = self._later(self._read_until, self.slow_in)
+        self.process.loop.call_at(self._read_until, self._read, message)
+
+    def _read(self, message: dict[str, Any]) -> None:
+        self._held.append(message)
+        if not self.hold:
+            for held in self._held:
+                self._inbox.put_nowait(held)
+            self._held.clear()
+
+    def _subscribe(self, change: Callable[[], None]) -> None:
+        self._subscribed_at = self._later(self._subscribed_at, self.slow_to_subscribe)
+        self.process.loop.call_at(self._subscribed_at, change)
+
+    def _later(self, earliest: float, slow: float) -> float:
+        # A little more than the one before: timers of one moment have no order.
+        return max(earliest, self.world.now + self.world.random.uniform(0, slow)) + 1e-6
+
+    async def _pause(self, longest: float) -> None:
+        await asyncio.sleep(self.world.random.uniform(0, longest))
+
+
+class World:
+    """Processes and their time."""
+
+    def __init__(self, seed: int = 0, *, processes: int = 2) -> None:
+        self.random = random.Random(seed)
+        self._now = 1000.0
+        self.broker = Broker()
+        # What went wrong in loops where nobody was there to be told.
+        self.problems: list[dict[str, Any]] = []
+        # What a test has put in the place of answers of the product; taken back at the end.
+        self.answers = _Replaced(switchboards.ANSWERS)
+        self.clients: list[Client] = []
+        # No rows: what happens here is between connections and processes.
+        hub_settings._Held.snapshot, hub_settings._Held.checked_at = hub_settings.Snapshot(0), float("inf")
+        self.processes = [Process(self, "ABCDEF"[number]) for number in range(processes)]
+        for process in self.processes:
+            process.run(process.board.start())
+        for process in self.processes:
+            process.run(process.board._others())
+
+    def new_loop(self) -> _Loop:
+        """A loop for one more process."""
+        return _Loop(self)
+
+    def new_layer(self, process: Process) -> Any:
+        """The layer as one more process has it."""
+        return Layer(self, process)
+
+    @property
+    def now(self) -> float:
+        """What the clocks of all processes show."""
+        return self._now
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        alive = [process for process in self.processes if not process.dead]
+        try:
+            if kind is None:
+                self.settle()
+                for process in alive:
+                    assert_at_rest(process)
+                for client in self.clients:
+                    for socket in client.sockets:
+                        socket.leave()
+                self.settle(conf.settings.RECOVERY_SECS)
+                for process in alive:
+                    assert process.board.members() == []
+                    process.run(process.board.stop())
+                    process.run(process.board._layer.flush())
+                    left = [task for task in asyncio.all_tasks(process.loop) if not task.done()]
+                    assert left == [], f"{process.name} still runs {left}"
+        finally:
+            hub_settings.drop()
+            self.answers.undo()
+            for process in self.processes:
+                process.loop.set_exception_handler(lambda *_: None)
+                for _ in range(5):
+                    for task in asyncio.all_tasks(process.loop):
+                        task.cancel()
+                    process.loop.step()
+                process.loop.close()
+        if kind is None:
+            assert self.problems == []
+
+    def join(self) -> Process:
+        """One more process, which nobody has heard of."""
+        self.processes.append(Process(self, "ABCDEF"[len(self.processes)]))
+        return self.processes[-1]
+
+    def turn(self) -> None:
+        """Let one process do one thing; or time goes by, if none has anything to do."""
+        dues = {process: process.loop.due for process in self.processes if not process.dead}
+        ready = [process for process, due in dues.items() if due is not None and due <= self.now]
+        if ready:
+            self.random.choice(ready).loop.step()
+        else:
+            # Somebody always has: processes say hello.
+            self._now = min(due for due in dues.values() if due is not None)
+
+    def until(self, true: Callable[[], Any], *, limit: float = LIMIT) -> None:
+        """Let the processes work until something is so."""
+        deadline = self.now + limit
+        while not true():
+            self.turn()
+            assert self.now <= deadline, f"not so after {limit} seconds"
+
+    def pass_time(self, secs: float) -> None:
+        """Let the processes work for a while."""
+        end = self.now + secs
+        self.processes[0].loop.call_at(end, lambda: None)
+        for process in self.processes:
+            if not process.dead:
+                process.loop.call_at(end, lambda: None)
+        self.until(lambda: self.now >= end)
+
+    def settle(self, secs: float = 0) -> None:
+        """Let everything arrive that is on its way, and addresses that nobody needs be left."""
+        self.pass_time(secs + 8)
+
+
+class RedisWorld(World):
+    """Processes that have a Redis between them, and live in the time of everybody."""
+
+    def __init__(self, url: str, seed: int = 0, *, processes: int = 2) -> None:
+        self._url = url
+        self._prefix = f"test-{secrets.token_hex(4)}"
+        super().__init__(seed, processes=processes)
+
+    def new_layer(self, process: Process) -> Any:
+        return RedisPubSubChannelLayer(hosts=[self._url], prefix=self._prefix)
+
+    @property
+    def now(self) -> float:
+        return time.monotonic()
+
+    def turn(self) -> None:
+        # Also those that only wait: something may have come from Redis.
+        self.random.choice(self.processes).loop.step()
+
+    def settle(self, secs: float = 0) -> None:
+        self.pass_time(LINGER_SECS + 1)
+
+
+def assert_at_rest(process: Process) -> None:
+    """A process whose work is done has nothing on its way, and hears no more than its members need."""
+    board = process.board
+    assert (board._arrivals, board._probes, board._questions, board._departed) == ({}, {}, {}, [])
+    assert (board._departures._on_the_way, board._departures._not_here) == ({}, {})
+    wanted = {switchboards.EVERYBODY, switchboards.process_address(board.process)}
+    for member in board.members():
+        wanted.add(switchboards.hub_address(member.hub))
+        wanted |= {switchboards.group_address(member.hub, group) for group in member.groups}
+        for group in member.groups:
+            assert board._groups[member.hub, group][member.id] is member
+        assert board._hubs[member.hub][member.id] is member
+    assert sum(map(len, board._groups.values())) == sum(len(member.groups) for member in board.members())
+    assert sum(map(len, board._hubs.values())) == len(board)
+    assert board._lines._held == board._lines._perhaps == wanted
+
+
+class Socket:
+    """A client's WebSocket: what it was sent, and how it ended."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.accepted: str | None = None
+        self.frames: list[dict[str, Any]] = []
+        self.closed: tuple[int, str] | None = None
+        self.refused = 0
+        self.on_frame: Callable[[dict[str, Any]], None] = lambda frame: None
+        # What each `send` waits for: a client that does not read.
+        self.gate: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._incoming.put_nowait({"type": "websocket.connect"})
+        self._gone = False
+        self.task: asyncio.Task[Any] | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        return await self._incoming.get()
+
+    async def send(self, event: dict[str, Any]) -> None:
+        if self.gate is not None:
+            await self.gate()
+        if self._gone:
+            raise ConnectionResetError
+        if event["type"] == "websocket.accept":
+            self.accepted = event.get("subprotocol") or ""
+        elif event["type"] == "websocket.send":
+            frame = json.loads(event["text"])
+            self.frames.append(frame)
+            self.on_frame(frame)
+        elif event["type"] == "websocket.close":
+            self.closed = (event["code"], event["reason"])
+            # As a client does: it answers the close frame.
+            self._leave(event["code"])
+        else:
+            self.refused = event.get("status", self.refused)
+
+    def say(self, frame: Mapping[str, Any]) -> None:
+        """A message of the client."""
+        if not self._gone:
+            self._incoming.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
+
+    def lose(self) -> None:
+        """The network fails."""
+        self._leave(LOST)
+
+    def _leave(self, code: int) -> None:
+        if not self._gone:
+            self._gone = True
+            self._incoming.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
+
+    def leave(self, code: int = NORMAL) -> None:
+        """The client says goodbye."""
+        self._leave(code)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is closed or lost."""
+        return self._gone
+
+    @property
+    def done(self) -> bool:
+        """Whether the service has nothing to do with it any more."""
+        return self.task is not None and self.task.done()
+
+
+class Client:
+    """A reliable client as SDKs are: it counts what it is told, acknowledges, and comes back."""
+
+    def __init__(
+        self, world: World, hub: str, *, user_id: str | None = "u", roles: Sequence[str] = ANY_GROUP, acks: bool = True
+    ) -> None:
+        self.world = world
+        self.hub = hub
+        self.user_id = user_id
+        self.permissions = Permissions(roles)
+        self.acks = acks
+        self.id = ""
+        self.token = ""
+        self.told: list[dict[str, Any]] = []
+        self.last = 0
+        self.sockets: list[Socket] = []
+        world.clients.append(self)
+
+    @property
+    def socket(self) -> Socket:
+        """The newest one."""
+        return self.sockets[-1]
+
+    @property
+    def texts(self) -> list[str]:
+        """The data of all that it was told, each once, in the order in which it came."""
+        return [frame["data"] for frame in self.told]
+
+    def connect(self, process: Process, *groups: str) -> Socket:
+        """Open a connection, and wait until it is open."""
+        socket = self.start(process, *groups)
+        self.world.until(lambda: self.token)
+        return socket
+
+    def start(self, process: Process, *groups: str) -> Socket:
+        """Open a connection; does not wait."""
+        self.id = process.board.new_connection_id()
+        session = Session(self.hub, self.id, self.user_id, RELIABLE)
+        admission = Admission(
+            self.hub, CODECS[RELIABLE], RELIABLE, self.user_id, self.permissions, groups, session, ack_pause_secs=0
+        )
+        socket = self._socket(process)
+
+        async def serve() -> None:
+            await socket.receive()
+            await _Conversation(socket.receive, socket.send).begin({}, self.id, admission)
+
+        socket.task = process.spawn(serve())
+        return socket
+
+    def come_back(self, process: Process, *, token: str | None = None) -> Socket:
+        """Ask for the connection with a new socket; does not wait."""
+        socket = self._socket(process)
+        query = {"awps_connection_id": self.id, "awps_reconnection_token": self.token if token is None else token}
+        scope = {
+            "type": "websocket",
+            "scheme": "ws",
+            "url_route": {"kwargs": {"hub": self.hub}},
+            "query_string": urlencode(query).encode(),
+            "headers": [(b"host", b"testserver")],
+            "subprotocols": [RELIABLE],
+            "extensions": {"websocket.http.response": {}},
+        }
+        socket.task = process.spawn(HubConsumer()(scope, socket.receive, socket.send))
+        return socket
+
+    def recover(self, process: Process) -> Socket:
+        """Ask for the connection, and wait until it is there or lost."""
+        socket = self.come_back(process)
+        self.world.until(lambda: socket.done or socket.closed or (socket.accepted is not None and self.at(process)))
+        return socket
+
+    def at(self, process: Process) -> bool:
+        """Whether the connection is there, with this client's newest socket."""
+        connection = process.connection(self)
+        return connection is not None and connection.outbox is not None
+
+    def hears(self, text: str) -> None:
+        """Wait for a message."""
+        self.world.until(lambda: text in self.texts)
+
+    def acknowledge(self) -> None:
+        """Say what arrived."""
+        self.socket.say({"type": "sequenceAck", "sequenceId": self.last})
+
+    def _socket(self, process: Process) -> Socket:
+        socket = Socket(process)
+        socket.on_frame = lambda frame: self._take(socket, frame)
+        self.sockets.append(socket)
+        return socket
+
+    def _take(self, socket: Socket, frame: dict[str, Any]) -> None:
+        if frame.get("event") == "connected":
+            self.token = frame["reconnectionToken"]
+        number = frame.get("sequenceId")
+        if number is None:
+            return
+        if number > self.last:
+            # What it was not told is sent again, from the first on.
+            assert number == self.last + 1, f"{number} came after {self.last}"
+            self.last = number
+            self.told.append(frame)
+        if self.acks:
+            socket.say({"type": "sequenceAck", "sequenceId": self.last})
