@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test install-test system-packages check tests bench openapi clean
+.PHONY: help run install test install-test system-packages check tests cuts bench openapi clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ check: $(VENV)/.installed-test ## Format, lint, types, import directions, migrat
 # A module's tests stay in one process, so that each starts its servers once.
 tests: install-test ## Run the tests alone
 	@$(BIN)/python -m pytest -n 2 --dist loadscope $(TESTS)
+
+cuts: $(VENV)/.installed-test ## Cut the connections of 200 reliable clients for minutes, and count what arrives
+	@$(BIN)/python -m tests.cuts
 
 bench: $(VENV)/.installed-test ## Measure the fan-out beside a stock Channels consumer
 	@$(BIN)/python -m bench.fanout

@@ -1,8 +1,11 @@
-"""Django admin: hubs, access keys, role grants; users, groups and API tokens in the same clothes.
+"""Django admin: hubs with their event handlers, access keys, role grants; users, groups and API tokens.
 
 Keys have a page of their own instead of list and form, because nobody edits a key: it is looked
 at, copied and replaced. A key's text is never part of a page. It is fetched by a POST when somebody
 asks for it, and each time leaves a line in the log of admin actions (who and what, not the key).
+
+Event handlers and listeners are rows on their hub's page, and who may change the hub may change them.
+Their tokens go in and never come out.
 """
 
 from __future__ import annotations
@@ -24,14 +27,18 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin, TabularInline
-from unfold.decorators import display
+from django.utils.text import Truncator
+from unfold.admin import ModelAdmin, StackedInline, TabularInline
+from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 from hubs import administration, conf, portal, resources
-from hubs.models import AccessKey, Hub, RoleGrant, validate_hub_name
+from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, validate_hub_name
+from hubs.rules import event_routing
 from hubs.rules.names import canonical_hub
 
 SCOPES_PER_PAGE = 20
@@ -99,18 +106,166 @@ class RoleGrantInline(TabularInline):
         js = ["hubs/admin/role-grants.js"]
 
 
+class HubPart(StackedInline):
+    """Rows that are part of their hub: who may change it may change them, and who may see it may see them."""
+
+    extra = 0
+    tab = True
+    collapsible = True
+
+    class Media:
+        js = ["hubs/admin/event-handlers.js"]
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return _has(request, "add_hub" if obj is None else "change_hub")
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return self.has_add_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return self.has_add_permission(request, obj)
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        # Asked without the hub, too, before its rows are fetched.
+        return any(_has(request, f"{act}_hub") for act in ("view", "change", "add"))
+
+
+def _has(request: HttpRequest, permission: str) -> bool:
+    return request.user.has_perm(f"hubs.{permission}")
+
+
+class AuthorizedForm(forms.ModelForm):
+    """A handler or a listener: its secret goes in here and never comes out."""
+
+    # The field of the model with the address that the secret is for.
+    address = ""
+
+    new_token = forms.CharField(
+        label="Token",
+        required=False,
+        strip=False,
+        max_length=event_routing.MAX_TOKEN_CHARACTERS,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "new_token" not in self.fields:
+            return  # the page of somebody who may only look
+        field = self.fields["new_token"]
+        if self.instance.encrypted_token:
+            field.widget.attrs["placeholder"] = "•" * 12
+            field.help_text = "There is one. It is not shown again; to keep it, leave this empty."
+        else:
+            field.help_text = "Stored encrypted, and not shown again."
+
+    def clean(self) -> dict[str, Any]:
+        """Put a new secret into the row; have an old one entered again where it would go somewhere else."""
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        token = data.get("new_token")
+        if token:
+            self.instance.token = token
+        elif self.instance.encrypted_token and data.get("auth_type") != "none":
+            before, now = self.initial.get(self.address, ""), data.get(self.address, "")
+            if event_routing.origin_of(before) != event_routing.origin_of(now):
+                self.add_error("new_token", "The address is another host's now: enter what that host is to get.")
+        return data
+
+
+class EventHandlerForm(AuthorizedForm):
+    address = "url_template"
+
+    position = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.instance.pk:
+            self.initial.pop("position", None)
+
+    def clean_position(self) -> int:
+        """Where it was dragged to; what is new comes last."""
+        position: int | None = self.cleaned_data["position"]
+        if position is not None and 0 <= position < _LAST:
+            return position
+        return self.instance.position if self.instance.pk else _LAST
+
+
+# Behind every place that dragging gives; those with the same place are in the order they were made.
+_LAST = 10_000
+
+
+class EventHandlerInline(HubPart):
+    model = EventHandler
+    form = EventHandlerForm
+    ordering_field = "position"
+    hide_ordering_field = True
+    max_num = event_routing.MAX_HANDLERS_PER_HUB
+    template_before = "admin/hubs/hub/event_handlers.html"
+    fields = [
+        "url_template",
+        ("on_connect", "on_connected", "on_disconnected"),
+        "user_event_pattern",
+        ("auth_type", "new_token"),
+        "enabled",
+        "position",
+    ]
+
+
+class EventListenerForm(AuthorizedForm):
+    address = "url"
+
+
+class EventListenerFormSet(forms.BaseInlineFormSet):
+    """The listeners of one hub, which share a limit with those of all others."""
+
+    def clean(self) -> None:
+        """Hold the number against the limit."""
+        super().clean()
+        kept = sum(
+            1 for form in self.forms if form not in self.deleted_forms and (form.instance.pk or form.has_changed())
+        )
+        others = EventListener.objects.exclude(hub=self.instance if self.instance.pk else None).count()
+        if kept + others > event_routing.MAX_LISTENERS:
+            raise forms.ValidationError(
+                f"All hubs together have at most {event_routing.MAX_LISTENERS} event listeners, "
+                f"and other hubs have {others}."
+            )
+
+
+class EventListenerInline(HubPart):
+    model = EventListener
+    form = EventListenerForm
+    formset = EventListenerFormSet
+    max_num = event_routing.MAX_LISTENERS
+    template_before = "admin/hubs/hub/event_listeners.html"
+    fields = [
+        ("kind", "stream"),
+        "url",
+        ("on_connected", "on_disconnected"),
+        "user_event_pattern",
+        ("auth_type", "new_token"),
+        "enabled",
+    ]
+
+
 @admin.register(Hub)
 class HubAdmin(ModelAdmin):
-    list_display = ["name", "anonymous_policy", "key_count", "grant_count", "updated_at"]
+    list_display = ["name", "anonymous_policy", "handler_count", "key_count", "grant_count", "updated_at"]
     list_filter = ["anonymous_connect"]
-    search_fields = ["name"]
+    search_fields = ["name", "event_handlers__url_template", "event_listeners__url"]
+    search_help_text = "Search for names, and for addresses of event handlers and listeners"
     ordering = ["name"]  # said again: a query that counts forgets the model's own
-    inlines = [RoleGrantInline]
+    inlines = [RoleGrantInline, EventHandlerInline, EventListenerInline]
     fields = ["name", "anonymous_connect", "anonymous_user_ids"]
+    actions_detail = ["handler_calls"]
     list_before_template = "admin/hubs/hub/explanation.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Hub]:
-        counts = {"keys": Count("access_keys", distinct=True), "grants": Count("role_grants", distinct=True)}
+        counts = {
+            "handlers": Count("event_handlers", distinct=True),
+            "keys": Count("access_keys", distinct=True),
+            "grants": Count("role_grants", distinct=True),
+        }
         return super().get_queryset(request).annotate(**counts)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -125,6 +280,22 @@ class HubAdmin(ModelAdmin):
     def anonymous_policy(self, hub: Hub) -> str:
         return "allowed" if hub.anonymous_connect else "denied"
 
+    @action(description="Calls to event handlers", url_path="handler-calls", icon="history", permissions=["see_calls"])
+    def handler_calls(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """What became of the calls to this hub's event handlers."""
+        hub = self.get_object(request, object_id)
+        if hub is None:
+            raise Http404("There is no such hub any more.")
+        address = reverse("admin:hubs_handlercall_changelist", current_app=self.admin_site.name)
+        return HttpResponseRedirect(f"{address}?{urlencode({'hub': hub.name})}")
+
+    def has_see_calls_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return _has(request, "view_handlercall")
+
+    @display(description="event handlers", ordering="handlers", empty_value="none")
+    def handler_count(self, hub: Any) -> int | None:
+        return hub.handlers or None
+
     @display(description="own keys", ordering="keys", empty_value="none")
     def key_count(self, hub: Any) -> int | None:
         return hub.keys or None
@@ -132,6 +303,74 @@ class HubAdmin(ModelAdmin):
     @display(description="role grants", ordering="grants", empty_value="none")
     def grant_count(self, hub: Any) -> int | None:
         return hub.grants or None
+
+
+@admin.register(HandlerCall)
+class HandlerCallAdmin(ModelAdmin):
+    """What became of calls to event handlers. The service writes these rows; here they are read."""
+
+    list_display = [
+        "moment",
+        "hub",
+        "event",
+        "outcome_label",
+        "status",
+        "milliseconds",
+        "attempts",
+        "handler",
+        "problem_text",
+    ]
+    list_display_links = ["moment"]
+    fields = [
+        "moment",
+        "hub",
+        "event",
+        "handler",
+        "connection_id",
+        "outcome",
+        "status",
+        "attempts",
+        "duration_ms",
+        "problem",
+        "payload",
+    ]
+    readonly_fields = ["moment"]
+    list_filter = ["outcome", "hub", "event"]
+    list_per_page = 50
+    ordering = ["-when", "-pk"]
+    search_fields = ["connection_id", "handler", "problem", "event"]
+    search_help_text = "Search for connections, handlers, events and what went wrong"
+    list_before_template = "admin/hubs/handlercall/explanation.html"
+    list_fullwidth = True
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @display(description="when", ordering="when")
+    def moment(self, call: HandlerCall) -> str:
+        return f"{timezone.localtime(call.when):%Y-%m-%d %H:%M:%S}"
+
+    @display(
+        description="outcome",
+        ordering="outcome",
+        label={"succeeded": "success", "failed": "danger", "refused": "warning"},
+    )
+    def outcome_label(self, call: HandlerCall) -> str:
+        return call.outcome
+
+    @display(description="ms", ordering="duration_ms")
+    def milliseconds(self, call: HandlerCall) -> int:
+        return call.duration_ms
+
+    @display(description="problem", empty_value="")
+    def problem_text(self, call: HandlerCall) -> str:
+        return Truncator(call.problem).chars(120)
 
 
 @admin.register(RoleGrant)

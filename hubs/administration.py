@@ -1,14 +1,15 @@
 """What staff does to hubs, keys and role grants, once: admin pages, command line and management API call it.
 
-Who may do what is decided by the callers. Each function does its work in one transaction, together
-with a line in the log of staff actions when `by` says who is acting (the command line has nobody to
-name). A line says what was done, and to which key, never the key. Changes are in force in every
-process within two seconds, because saving and deleting rows steps the settings' version.
+Event handlers and listeners are part of their hub. Who may do what is decided by the callers. Each
+function does its work in one transaction, together with a line in the log of staff actions when `by`
+says who is acting (the command line has nobody to name). A line says what was done, and to which key,
+never the key. Changes are in force in every process within two seconds, because saving and deleting
+rows steps the settings' version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.apps import apps
@@ -18,7 +19,8 @@ from django.contrib.auth.models import AnonymousUser, Group
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
-from hubs.models import AccessKey, Hub, RoleGrant
+from hubs.models import AccessKey, EventHandler, EventListener, Hub, RoleGrant, SettingsVersion
+from hubs.rules import event_routing
 from hubs.rules.names import canonical_hub
 
 # As in django.contrib.admin.models, which can be imported only where the admin is installed.
@@ -56,10 +58,12 @@ def find_hub(name: str) -> Hub | None:
 
 @transaction.atomic
 def create_hub(name: str, fields: Mapping[str, Any], *, by: Actor = None) -> Hub:
-    """Make a hub. Raises AlreadyThere."""
-    hub, created = Hub.objects.get_or_create(name=canonical_hub(name), defaults=fields)
+    """Make a hub. Its event handlers and listeners are among the fields. Raises AlreadyThere and ValidationError."""
+    own = {field: value for field, value in fields.items() if field not in _PARTS}
+    hub, created = Hub.objects.get_or_create(name=canonical_hub(name), defaults=own)
     if not created:
         raise AlreadyThere
+    _set_parts(hub, fields)
     record(by, [hub], _ADDITION, "Added.")
     return hub
 
@@ -75,11 +79,16 @@ def ensure_hub(name: str, *, by: Actor = None) -> Hub:
 
 @transaction.atomic
 def change_hub(name: str, fields: Mapping[str, Any], *, by: Actor = None) -> Hub:
-    """Set some fields of a hub and leave the others. Raises Hub.DoesNotExist."""
+    """Set some fields of a hub and leave the others. Raises Hub.DoesNotExist and ValidationError.
+
+    Event handlers and listeners are fields too, and set as a whole.
+    """
     hub = Hub.objects.select_for_update().get(name=canonical_hub(name))
     for field, value in fields.items():
-        setattr(hub, field, value)
+        if field not in _PARTS:
+            setattr(hub, field, value)
     hub.save()
+    _set_parts(hub, fields)
     record(by, [hub], _CHANGE, f"Changed {', '.join(sorted(fields))}." if fields else "Changed nothing.")
     return hub
 
@@ -89,6 +98,75 @@ def delete_hub(hub: Hub, *, by: Actor = None) -> None:
     """Delete a hub's settings with its own keys and role grants. Open connections live on."""
     record(by, [hub], _DELETION, "Deleted.")
     hub.delete()
+
+
+# Event handlers and listeners: lists that belong to a hub and are set as a whole, with dictionaries of the
+# model's fields. `token` is the secret; None keeps the one that was there for the same address.
+
+Part = EventHandler | EventListener
+
+# Field of a hub → the rows' model, and what tells that a row is meant to be the same one.
+_PARTS: Mapping[str, tuple[type[Part], tuple[str, ...]]] = {
+    "event_handlers": (EventHandler, ("url_template",)),
+    "event_listeners": (EventListener, ("kind", "url", "stream")),
+}
+
+
+def _set_parts(hub: Hub, fields: Mapping[str, Any]) -> None:
+    problems: dict[str, list[str]] = {}
+    for name in _PARTS:
+        if name in fields:
+            problems |= _set_part(hub, name, fields[name])
+    if problems:
+        # The transaction of the caller ends with this, so nothing of it stays.
+        raise ValidationError(problems)
+
+
+def _set_part(hub: Hub, name: str, wanted: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Make a hub's list what is wanted; give what is wrong with it, by member: `event_handlers[0].url_template`."""
+    # A change takes the version's row first: two changes at once are one after the other, and the count below holds.
+    SettingsVersion.step()
+    model, identity = _PARTS[name]
+    present: list[Any] = list(model._default_manager.filter(hub=hub))
+    problem = _too_many(hub, name, len(wanted))
+    if problem:
+        return {name: [problem]}
+    problems: dict[str, list[str]] = {}
+    for place, fields in enumerate(wanted):
+        values = {"position": place, **fields} if model is EventHandler else dict(fields)
+        token = values.pop("token", None)
+        # The row stays the same one where the address does: with its token, its id and its history.
+        same = [row for row in present if all(getattr(row, field) == values[field] for field in identity)]
+        row: Any = same[0] if same else model(hub=hub)
+        if same:
+            present.remove(row)
+        for field, value in values.items():
+            setattr(row, field, value)
+        if token is not None:
+            row.token = token
+        try:
+            row.full_clean(exclude=["hub"])
+        except ValidationError as problem_of_row:
+            texts = problem_of_row.message_dict
+            problems |= {f"{name}[{place}].{field}": said for field, said in texts.items()}
+            continue
+        row.save()
+    for row in present:
+        row.delete()
+    return problems
+
+
+def _too_many(hub: Hub, name: str, wanted: int) -> str:
+    if name == "event_handlers" and wanted > event_routing.MAX_HANDLERS_PER_HUB:
+        return f"A hub has at most {event_routing.MAX_HANDLERS_PER_HUB} event handlers."
+    if name == "event_listeners" and wanted:
+        others = EventListener.objects.exclude(hub=hub).count()
+        if others + wanted > event_routing.MAX_LISTENERS:
+            return (
+                f"All hubs together have at most {event_routing.MAX_LISTENERS} event listeners, "
+                f"and other hubs have {others}."
+            )
+    return ""
 
 
 # Access keys. A scope is the whole service (None) or one hub.

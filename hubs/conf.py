@@ -116,6 +116,20 @@ OPTIONS: dict[str, Option] = {
         10_000, "Groups one connection may be in; joining more is refused.", _between(1, 1_000_000)
     ),
     "DUPLICATE_MEMORY": Option(1000, "Succeeded ackIds remembered per connection.", _between(1, 100_000)),
+    "RECOVERY_SECS": Option(
+        30, "How long the connection of a reliable client is kept while its client is away.", _between(0.05, 3600)
+    ),
+    "RELIABLE_BUFFER_MESSAGES": Option(
+        1000, "Messages a reliable client may leave unacknowledged; more closes it with 1008.", _between(10, 1_000_000)
+    ),
+    "RELIABLE_BUFFER_BYTES": Option(
+        16_000_000,
+        "Bytes a reliable client may leave unacknowledged; more closes it with 1008.",
+        _between(1 << 16, 1 << 30),
+    ),
+    "MAX_INVOCATIONS": Option(
+        64, "Invocations of one client that may wait for their answers; more are refused.", _between(1, 10_000)
+    ),
     "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
     "SETTINGS_MAX_AGE_SECS": Option(
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)
@@ -124,6 +138,45 @@ OPTIONS: dict[str, Option] = {
         2.5, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
     ),
     "HANDLER_SECS": Option(100, "Time limit of a blocking event handler.", _between(0.05, 100)),
+    "MAX_HANDLER_CALLS": Option(
+        200, "Calls of one event handler under way at once, in each process; more wait.", _between(1, 10_000)
+    ),
+    "MAX_WAITING_HANDLER_CALLS": Option(
+        2000, "Calls that may wait for one event handler; more are refused.", _between(0, 100_000)
+    ),
+    "MAX_WAITING_NOTIFICATIONS": Option(
+        20_000,
+        "Connected and disconnected events that may wait for one event handler; more are logged and dropped.",
+        _between(1, 1_000_000),
+    ),
+    "MAX_HANDLER_ANSWER_BYTES": Option(
+        16 << 20, "Largest answer of an event handler; a larger one is a failure.", _between(1024, 1 << 30)
+    ),
+    "HANDLER_PRIVATE_ADDRESSES": Option(
+        False,
+        "Whether event handlers and listeners may be at loopback, private and link-local addresses.",
+        _flag,
+    ),
+    "HANDLER_THREADS": Option(
+        16, "Threads in which the plain (not async) event handlers of one hub run, in each process.", _between(1, 1000)
+    ),
+    "HANDLER_RECORDS": Option(
+        200, "Calls of event handlers remembered per hub, for staff to look at.", _between(0, 100_000)
+    ),
+    "RECORD_PAYLOADS": Option(
+        False, "Whether what clients sent is remembered with these calls; it may be private.", _flag
+    ),
+    "MAX_LISTENER_MESSAGES": Option(
+        10_000, "Events that may wait for one event listener; more are logged and dropped.", _between(1, 1_000_000)
+    ),
+    "MAX_LISTENER_BYTES": Option(
+        16 << 20, "Bytes that may wait for one event listener; more are logged and dropped.", _between(1 << 16, 1 << 30)
+    ),
+    "LISTENER_STREAM_LENGTH": Option(
+        100_000,
+        "Entries that a Redis stream of an event listener keeps, about; older ones are dropped by Redis.",
+        _between(1, 100_000_000),
+    ),
 }
 
 

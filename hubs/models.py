@@ -1,14 +1,16 @@
-"""What the service remembers in the database: hubs, access keys, role grants.
+"""What the service remembers in the database: hubs, access keys, event handlers and listeners, role grants.
 
 None of it is read while messages flow; hub_settings.py turns the rows into frozen values that
-connections use. Every change to a hub or a key steps `SettingsVersion` in the same transaction,
-which is how other processes notice.
+connections use. Every change to a hub, a key, a handler or a listener steps `SettingsVersion` in the
+same transaction, which is how other processes notice. `HandlerCall` alone is written while the
+service runs: what became of calls to event handlers, for people to read.
 """
 
 from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +25,7 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from hubs.rules import names, roles
+from hubs.rules import event_routing, names, roles
 
 
 def validate_hub_name(name: str) -> None:
@@ -74,12 +76,15 @@ class Hub(models.Model):
             raise ValidationError({"name": f"There is a hub {self.name} already."})
 
 
-@lru_cache(maxsize=1)
-def _cipher() -> MultiFernet:
+_ACCESS_KEYS, _TOKENS = b"hubwire access keys", b"hubwire tokens of event handlers"
+
+
+@lru_cache(maxsize=2)
+def _cipher(purpose: bytes) -> MultiFernet:
     def derived(secret: str) -> Fernet:
         # HKDF rather than the secret itself: what this key protects tells nothing about the others
         # that Django derives from SECRET_KEY.
-        key = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"hubwire access keys").derive(secret.encode())
+        key = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(secret.encode())
         return Fernet(base64.urlsafe_b64encode(key))
 
     return MultiFernet([derived(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)])
@@ -153,7 +158,7 @@ class AccessKey(models.Model):
     def text(self) -> str:
         """The key itself. Raises ImproperlyConfigured when SECRET_KEY is not the one it was stored under."""
         try:
-            return _cipher().decrypt(self.encrypted.encode()).decode()
+            return _cipher(_ACCESS_KEYS).decrypt(self.encrypted.encode()).decode()
         except InvalidToken:
             raise ImproperlyConfigured(
                 f"The {self} cannot be read with this SECRET_KEY. Put the earlier SECRET_KEY into "
@@ -162,7 +167,7 @@ class AccessKey(models.Model):
 
     @text.setter
     def text(self, text: str) -> None:
-        self.encrypted = _cipher().encrypt(text.encode()).decode()
+        self.encrypted = _cipher(_ACCESS_KEYS).encrypt(text.encode()).decode()
 
     @property
     def masked(self) -> str:
@@ -175,6 +180,263 @@ class AccessKey(models.Model):
         self.text = secrets.token_urlsafe(48)
         self.regenerated_at = timezone.now()
         self.save()
+
+
+_PATTERN_HELP = "* takes every event that clients send; join, room.* takes those; empty takes none."
+
+
+class Authorized(models.Model):
+    """Somewhere that the service calls, with the secret that it shows there.
+
+    The secret is stored encrypted under SECRET_KEY, as access keys are.
+    """
+
+    class AuthType(models.TextChoices):
+        NONE = "none", "None"
+        BEARER = "bearer", "Bearer token"
+        PASSWORD = "password", "Password"
+
+    auth_type = models.CharField("authorization", max_length=8, choices=AuthType, default=AuthType.NONE)
+    encrypted_token = models.TextField(blank=True, editable=False)
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save, and forget a secret that is not used."""
+        if self.auth_type == self.AuthType.NONE:
+            self.encrypted_token = ""
+        super().save(*args, **kwargs)
+
+    @property
+    def token(self) -> str:
+        """The secret, or "". Raises ImproperlyConfigured when SECRET_KEY is not the one it was stored under."""
+        if not self.encrypted_token:
+            return ""
+        try:
+            return _cipher(_TOKENS).decrypt(self.encrypted_token.encode()).decode()
+        except InvalidToken:
+            raise ImproperlyConfigured(
+                f"The secret of the {self} cannot be read with this SECRET_KEY. Put the earlier SECRET_KEY into "
+                "SECRET_KEY_FALLBACKS, or enter the secret again."
+            ) from None
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self.encrypted_token = _cipher(_TOKENS).encrypt(token.encode()).decode() if token else ""
+
+    @property
+    def authorization(self) -> str | None:
+        """What is to be sent; None for nothing. Raises ImproperlyConfigured as `token` does."""
+        if self.auth_type == self.AuthType.NONE:
+            return None
+        return f"Bearer {self.token}" if self.auth_type == self.AuthType.BEARER else self.token
+
+    def get_inline_title(self) -> str:
+        """The row in a line, for its hub's page and the command line. (The admin's theme asks by this name.)"""
+        row: Any = self
+        user_events = [f"user events {row.user_event_pattern}"] if row.user_event_pattern else []
+        parts = [
+            row.shown_address,
+            ", ".join([*row.system_events, *user_events]) or "no events",
+            "" if self.auth_type == self.AuthType.NONE else row.get_auth_type_display().lower(),
+            "" if self.enabled else "switched off",
+        ]
+        return "; ".join(filter(None, parts))
+
+    def _token_problem(self) -> str:
+        """Say what is wrong with the secret; "" if nothing is."""
+        if self.auth_type == self.AuthType.NONE:
+            return ""
+        bearer = self.auth_type == self.AuthType.BEARER
+        if not self.encrypted_token:
+            return f"Give the {'token' if bearer else 'password'} too."
+        try:
+            return (event_routing.token_problem if bearer else event_routing.password_problem)(self.token)
+        except ImproperlyConfigured as unreadable:
+            return str(unreadable)
+
+
+class EventHandler(Authorized):
+    """A webhook that takes part in a hub's conversation: it may answer, and refuse who connects."""
+
+    auth_type = models.CharField(
+        "authorization",
+        max_length=8,
+        choices=[(kind.value, kind.label) for kind in (Authorized.AuthType.NONE, Authorized.AuthType.BEARER)],
+        default=Authorized.AuthType.NONE,
+    )
+    hub = models.ForeignKey(Hub, on_delete=models.CASCADE, related_name="event_handlers")
+    position = models.PositiveIntegerField(default=0, help_text="Handlers are tried in this order.")
+    url_template = models.CharField(
+        "URL",
+        max_length=event_routing.MAX_URL_CHARACTERS,
+        help_text="Where events are posted, such as https://example.com/api/{event}. "
+        "{hub} and {event} stand for the names of the hub and of the event.",
+    )
+    user_event_pattern = models.CharField(
+        "user events",
+        max_length=event_routing.MAX_EVENT_PATTERN_CHARACTERS,
+        blank=True,
+        help_text=_PATTERN_HELP,
+    )
+    on_connect = models.BooleanField("connect", default=False)
+    on_connected = models.BooleanField("connected", default=False)
+    on_disconnected = models.BooleanField("disconnected", default=False)
+
+    class Meta:
+        ordering = ["hub_id", "position", "pk"]
+        # Part of their hub: who may change it may change these.
+        default_permissions = ()
+        indexes = [models.Index(fields=["hub", "position"], name="event_handlers_of_hub")]
+
+    def __str__(self) -> str:
+        return f"event handler {self.shown_address} of hub {self.hub}"
+
+    @property
+    def shown_address(self) -> str:
+        """Where it is, without what may be secret."""
+        return event_routing.without_query(self.url_template)
+
+    @property
+    def system_events(self) -> list[str]:
+        """The system events it takes."""
+        return [event for event in event_routing.SYSTEM_EVENTS if getattr(self, f"on_{event}")]
+
+    @system_events.setter
+    def system_events(self, events: Collection[str]) -> None:
+        for event in event_routing.SYSTEM_EVENTS:
+            setattr(self, f"on_{event}", event in events)
+
+    def clean(self) -> None:
+        """Refuse what could never be called, field by field."""
+        _raise_problems(
+            url_template=event_routing.template_problem(self.url_template),
+            user_event_pattern=event_routing.event_pattern_problem(self.user_event_pattern),
+            auth_type=self._token_problem(),
+        )
+
+
+class EventListener(Authorized):
+    """Somewhere that copies of a hub's events go, to be counted or kept. It cannot answer."""
+
+    class Kind(models.TextChoices):
+        REDIS_STREAM = "redis_stream", "Redis stream"
+        WEBHOOK = "webhook", "Webhook"
+
+    hub = models.ForeignKey(Hub, on_delete=models.CASCADE, related_name="event_listeners")
+    kind = models.CharField(max_length=12, choices=Kind, default=Kind.REDIS_STREAM)
+    url = models.CharField(
+        "URL",
+        max_length=event_routing.MAX_URL_CHARACTERS,
+        help_text="A Redis server, such as redis://localhost:6379/0, or the address of a webhook.",
+    )
+    stream = models.CharField(
+        max_length=event_routing.MAX_STREAM_CHARACTERS, blank=True, help_text="The name of the stream in Redis."
+    )
+    user_event_pattern = models.CharField(
+        "user events",
+        max_length=event_routing.MAX_EVENT_PATTERN_CHARACTERS,
+        blank=True,
+        help_text=_PATTERN_HELP,
+    )
+    on_connected = models.BooleanField("connected", default=False)
+    on_disconnected = models.BooleanField("disconnected", default=False)
+
+    class Meta:
+        ordering = ["hub_id", "pk"]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"event listener {self.shown_address} of hub {self.hub}"
+
+    @property
+    def shown_address(self) -> str:
+        """Where it is, without what may be secret."""
+        return f"{event_routing.without_query(self.url)} {self.stream}".rstrip()
+
+    @property
+    def address(self) -> str:
+        """The whole address as one text."""
+        is_stream = self.kind == self.Kind.REDIS_STREAM
+        return event_routing.stream_address(self.url, self.stream) if is_stream else self.url
+
+    @property
+    def system_events(self) -> list[str]:
+        """The system events it takes."""
+        return [event for event in event_routing.LISTENER_SYSTEM_EVENTS if getattr(self, f"on_{event}")]
+
+    @system_events.setter
+    def system_events(self, events: Collection[str]) -> None:
+        for event in event_routing.LISTENER_SYSTEM_EVENTS:
+            setattr(self, f"on_{event}", event in events)
+
+    def _token_problem(self) -> str:
+        is_stream = self.kind == self.Kind.REDIS_STREAM
+        if is_stream and self.auth_type == self.AuthType.BEARER:
+            return "A Redis server takes a password, not a bearer token."
+        if not is_stream and self.auth_type == self.AuthType.PASSWORD:
+            return "A webhook takes a bearer token, not a password."
+        return super()._token_problem()
+
+    def clean(self) -> None:
+        """Refuse what nothing could ever be sent to, field by field."""
+        if self.kind == self.Kind.REDIS_STREAM:
+            url, stream = event_routing.redis_problem(self.url), event_routing.stream_problem(self.stream)
+        else:
+            url = event_routing.webhook_problem(self.url)
+            stream = "Leave this empty: a webhook has no stream." if self.stream else ""
+        _raise_problems(
+            url=url,
+            stream=stream,
+            user_event_pattern=event_routing.event_pattern_problem(self.user_event_pattern),
+            auth_type=self._token_problem(),
+        )
+
+
+def _raise_problems(**problems: str) -> None:
+    found = {field: problem for field, problem in problems.items() if problem}
+    if found:
+        raise ValidationError(found)
+
+
+class HandlerCall(models.Model):
+    """What became of one call to an event handler or listener, for people to read.
+
+    It names its hub rather than referring to it: what happened stays when settings go. The secrets of
+    handlers are never in it.
+    """
+
+    class Outcome(models.TextChoices):
+        SUCCEEDED = "succeeded", "Succeeded"
+        FAILED = "failed", "Failed"
+        REFUSED = "refused", "Refused"
+
+    hub = models.CharField(max_length=128)
+    when = models.DateTimeField(default=timezone.now, db_index=True)
+    event = models.CharField(
+        max_length=140, help_text="connect, connected, disconnected; or user. and the name of what a client sent"
+    )
+    handler = models.CharField(
+        max_length=event_routing.MAX_URL_CHARACTERS,
+        help_text="Its URL without the query, or module.function.",
+    )
+    connection_id = models.CharField("connection", max_length=64)
+    status = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Of the HTTP answer, if there was one.")
+    outcome = models.CharField(max_length=9, choices=Outcome)
+    duration_ms = models.PositiveIntegerField("milliseconds")
+    attempts = models.PositiveSmallIntegerField(default=1)
+    problem = models.TextField(blank=True, help_text="Why it failed.")
+    payload = models.TextField(blank=True, help_text="Kept only where the setting RECORD_PAYLOADS asks for it.")
+
+    class Meta:
+        ordering = ["-when", "-pk"]
+        default_permissions = ("view",)
+        indexes = [models.Index(fields=["hub", "-when"], name="handler_calls_of_hub")]
+
+    def __str__(self) -> str:
+        return f"{self.event} in hub {self.hub}: {self.outcome}"
 
 
 class RoleGrant(models.Model):
@@ -275,7 +537,7 @@ class RoleGrant(models.Model):
 
 
 class SettingsVersion(models.Model):
-    """A counter that steps with every change to hubs and keys (one row, made at the first)."""
+    """A counter that steps with every change to what hub_settings holds (one row, made at the first)."""
 
     version = models.PositiveBigIntegerField(default=0)
 

@@ -1,4 +1,4 @@
-"""Hubs, keys and role grants as programs see them: JSON with the names of Azure's resources.
+"""Hubs with their event handlers, keys and role grants as programs see them: JSON with the names of Azure's resources.
 
 The management API answers with these shapes, the command line prints them, and the OpenAPI
 document is written from them, so each is said here and nowhere else. A resource has a name and
@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hubs import conf, models
-from hubs.rules import names, roles, tokens
+from hubs.rules import event_routing, names, roles, tokens
 
 MAX_NAME_CHARACTERS = 150  # of Django's users and groups
 
@@ -66,10 +66,210 @@ GroupPattern = Annotated[
 Who = Literal["user", "group", "authenticated", "anonymous"]
 Role = Literal["joinLeaveGroup", "sendToGroup"]
 KeyType = Literal["Primary", "Secondary"]
+Url = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=event_routing.MAX_URL_CHARACTERS,
+        description=f"A URL has at most {event_routing.MAX_URL_CHARACTERS} characters.",
+    ),
+]
+EventPattern = Annotated[
+    str,
+    Meta(
+        max_length=event_routing.MAX_EVENT_PATTERN_CHARACTERS,
+        description="`*`, or names and patterns of events between commas, with at most "
+        f"{event_routing.MAX_EVENT_PATTERN_CHARACTERS} characters; empty: no user events.",
+    ),
+]
+Secret = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=event_routing.MAX_TOKEN_CHARACTERS,
+        description=f"A secret has 1 to {event_routing.MAX_TOKEN_CHARACTERS} characters.",
+    ),
+]
+StreamName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=event_routing.MAX_STREAM_CHARACTERS,
+        description=f"The name of a stream has 1 to {event_routing.MAX_STREAM_CHARACTERS} characters.",
+    ),
+]
+HandlerEvent = Literal["connect", "connected", "disconnected"]
+ListenerEvent = Literal["connected", "disconnected"]
+HandlerAuthType = Literal["None", "Bearer"]
+ListenerAuthType = Literal["None", "Bearer", "Password"]
 
 
 class Shape(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """A JSON object."""
+
+
+# Event handlers and listeners
+#
+# As in Azure, they are members of their hub and are set as a whole. Secrets go in and never come out: where one
+# is left out, the one that was there for the same URL is kept, so that what was read can be written back.
+
+
+class HandlerAuth(Shape):
+    """What a handler is shown: nothing, or `Authorization: Bearer …`."""
+
+    type: HandlerAuthType = "None"
+
+
+class NewHandlerAuth(HandlerAuth):
+    """What a handler is to be shown. Without `token` the one that the same URL had is kept."""
+
+    token: Secret | UnsetType = UNSET
+
+
+class ListenerAuth(Shape):
+    """What a listener is shown: nothing, a bearer token (webhooks), or a password (Redis)."""
+
+    type: ListenerAuthType = "None"
+
+
+class NewListenerAuth(ListenerAuth):
+    """What a listener is to be shown. Without `token` the one that the same address had is kept."""
+
+    token: Secret | UnsetType = UNSET
+
+
+class EventHandler(Shape):
+    """A webhook that takes part in the conversation. The first of a hub's that takes an event gets it.
+
+    `urlTemplate` may have `{hub}` and `{event}` in its path and query. `enabled` is not in Azure.
+    """
+
+    url_template: Url
+    user_event_pattern: EventPattern
+    system_events: list[HandlerEvent]
+    auth: HandlerAuth
+    enabled: bool
+
+
+class NewEventHandler(Shape):
+    """An event handler to be set; what is left out gets its default."""
+
+    url_template: Url
+    user_event_pattern: EventPattern | None = ""
+    system_events: list[HandlerEvent] | None = []
+    auth: NewHandlerAuth | None = None
+    enabled: bool = True
+
+
+class RedisStream(Shape, tag_field="type", tag="RedisStream"):
+    """A stream of a Redis server. `url` is such as `redis://localhost:6379/0`."""
+
+    url: Url
+    stream: StreamName
+
+
+class Webhook(Shape, tag_field="type", tag="Webhook"):
+    """A URL that events are posted to."""
+
+    url: Url
+
+
+class EventNameFilter(Shape):
+    """The events that a listener gets."""
+
+    type: Literal["EventName"] = "EventName"
+    system_events: list[ListenerEvent] | None = []
+    user_event_pattern: EventPattern | None = ""
+
+
+class EventListener(Shape):
+    """Somewhere that copies of events go. `auth` and `enabled` are not in Azure, whose only endpoint is `EventHub`."""
+
+    endpoint: RedisStream | Webhook
+    filter: EventNameFilter
+    auth: ListenerAuth
+    enabled: bool
+
+
+class NewEventListener(Shape):
+    """An event listener to be set; what is left out gets its default."""
+
+    endpoint: RedisStream | Webhook
+    filter: EventNameFilter
+    auth: NewListenerAuth | None = None
+    enabled: bool = True
+
+
+NewEventHandlers = Annotated[
+    list[NewEventHandler],
+    Meta(
+        max_length=event_routing.MAX_HANDLERS_PER_HUB,
+        description=f"A hub has at most {event_routing.MAX_HANDLERS_PER_HUB} event handlers.",
+    ),
+]
+NewEventListeners = Annotated[
+    list[NewEventListener],
+    Meta(
+        max_length=event_routing.MAX_LISTENERS,
+        description=f"All hubs together have at most {event_routing.MAX_LISTENERS} event listeners.",
+    ),
+]
+
+
+def event_handler(row: models.EventHandler) -> EventHandler:
+    """An event handler's row as a resource; its secret is not in it."""
+    words: Mapping[str, Any] = {"system_events": row.system_events}
+    return EventHandler(
+        url_template=row.url_template,
+        user_event_pattern=row.user_event_pattern,
+        auth=HandlerAuth(type="Bearer" if row.auth_type == row.AuthType.BEARER else "None"),
+        enabled=row.enabled,
+        **words,
+    )
+
+
+def event_listener(row: models.EventListener) -> EventListener:
+    """An event listener's row as a resource; its secret is not in it."""
+    stream = row.kind == row.Kind.REDIS_STREAM
+    auth: Any = str(row.auth_type).capitalize()
+    system_events: Any = row.system_events
+    return EventListener(
+        endpoint=RedisStream(url=row.url, stream=row.stream) if stream else Webhook(url=row.url),
+        filter=EventNameFilter(system_events=system_events, user_event_pattern=row.user_event_pattern),
+        auth=ListenerAuth(type=auth),
+        enabled=row.enabled,
+    )
+
+
+def event_handler_fields(handler: NewEventHandler) -> dict[str, Any]:
+    """What a handler is to be, in the model's words; `token` None keeps the present one."""
+    return {
+        "url_template": handler.url_template,
+        "user_event_pattern": handler.user_event_pattern or "",
+        "system_events": handler.system_events or [],
+        **_auth_fields(handler.auth),
+        "enabled": handler.enabled,
+    }
+
+
+def event_listener_fields(listener: NewEventListener) -> dict[str, Any]:
+    """What a listener is to be, in the model's words; `token` None keeps the present one."""
+    stream = isinstance(listener.endpoint, RedisStream)
+    return {
+        "kind": models.EventListener.Kind.REDIS_STREAM if stream else models.EventListener.Kind.WEBHOOK,
+        "url": listener.endpoint.url,
+        "stream": listener.endpoint.stream if isinstance(listener.endpoint, RedisStream) else "",
+        "user_event_pattern": listener.filter.user_event_pattern or "",
+        "system_events": listener.filter.system_events or [],
+        **_auth_fields(listener.auth),
+        "enabled": listener.enabled,
+    }
+
+
+def _auth_fields(auth: NewHandlerAuth | NewListenerAuth | None) -> dict[str, Any]:
+    if auth is None:
+        return {"auth_type": "none", "token": None}
+    return {"auth_type": auth.type.lower(), "token": None if auth.token is UNSET else auth.token}
 
 
 # Hubs
@@ -83,11 +283,13 @@ class HubProperties(Shape):
 
     `anonymousConnectPolicy`: whether clients may connect without a token; they get no roles.
     `anonymousUserIdPolicy` (not in Azure): whether negotiate gives visitors who are not signed in
-    the user id they ask for.
+    the user id they ask for. Event handlers are tried in their order.
     """
 
     anonymous_connect_policy: Policy
     anonymous_user_id_policy: Policy
+    event_handlers: list[EventHandler]
+    event_listeners: list[EventListener]
 
 
 class SystemData(Shape):
@@ -110,6 +312,8 @@ class NewHubProperties(Shape):
 
     anonymous_connect_policy: Policy = "deny"
     anonymous_user_id_policy: Policy = "deny"
+    event_handlers: NewEventHandlers = []
+    event_listeners: NewEventListeners = []
 
 
 class NewHub(Shape):
@@ -119,10 +323,12 @@ class NewHub(Shape):
 
 
 class HubPropertyChanges(Shape):
-    """What of a hub's settings is to change; what is left out stays as it is."""
+    """What of a hub's settings is to change; what is left out stays as it is. A list is set as a whole."""
 
     anonymous_connect_policy: Policy | UnsetType = UNSET
     anonymous_user_id_policy: Policy | UnsetType = UNSET
+    event_handlers: NewEventHandlers | UnsetType = UNSET
+    event_listeners: NewEventListeners | UnsetType = UNSET
 
 
 class HubChanges(Shape):
@@ -136,15 +342,24 @@ def hub(row: models.Hub) -> Hub:
     policies: dict[str, Any] = {name: _policy(getattr(row, field)) for name, field in POLICIES.items()}
     return Hub(
         name=row.name,
-        properties=HubProperties(**policies),
+        properties=HubProperties(
+            event_handlers=[event_handler(handler) for handler in row.event_handlers.all()],
+            event_listeners=[event_listener(listener) for listener in row.event_listeners.all()],
+            **policies,
+        ),
         system_data=SystemData(created_at=_time(row.created_at), last_modified_at=_time(row.updated_at)),
     )
 
 
-def hub_fields(properties: NewHubProperties | HubPropertyChanges) -> dict[str, bool]:
+def hub_fields(properties: NewHubProperties | HubPropertyChanges) -> dict[str, Any]:
     """What the properties say, in the model's words. What was left out of changes is left out here."""
     said = {field: getattr(properties, name) for name, field in POLICIES.items()}
-    return {field: policy == "allow" for field, policy in said.items() if policy is not UNSET}
+    fields: dict[str, Any] = {field: policy == "allow" for field, policy in said.items() if policy is not UNSET}
+    if properties.event_handlers is not UNSET:
+        fields["event_handlers"] = [event_handler_fields(handler) for handler in properties.event_handlers]
+    if properties.event_listeners is not UNSET:
+        fields["event_listeners"] = [event_listener_fields(listener) for listener in properties.event_listeners]
+    return fields
 
 
 def _policy(allowed: bool) -> Policy:

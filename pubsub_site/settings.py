@@ -28,8 +28,8 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
-def _switch(name: str) -> bool:
-    text = env.str(name, default="").strip().lower()
+def _switch(name: str, default: bool = False) -> bool:
+    text = env.str(name, default="").strip().lower() or str(default).lower()
     if text not in ("", "true", "false", "1", "0", "yes", "no", "on", "off"):
         raise ImproperlyConfigured(f"{name}={text} is neither true nor false.")
     return text in ("true", "1", "yes", "on")
@@ -70,6 +70,7 @@ PUBLIC_ENDPOINT = env.str("PUBLIC_ENDPOINT", default=f"http://localhost:{PORT}")
 REDIS_URL = env.str("REDIS_URL", default="")
 
 ENDPOINTS = [urlsplit(endpoint) for endpoint in (PUBLIC_ENDPOINT, *env.list("EXTRA_ENDPOINTS", default=[]))]
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 ALLOWED_HOSTS = env.list(
     "ALLOWED_HOSTS",
     default=list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", *(url.hostname or "" for url in ENDPOINTS)])),
@@ -91,6 +92,7 @@ INSTALLED_APPS = [
     "channels",
     "rest_framework",
     "rest_framework.authtoken",
+    "hubs.demos",
     *env.list("EXTRA_APPS", default=[]),
 ]
 
@@ -171,6 +173,11 @@ WEBPUBSUB = {
     "MANAGE_RATE": env.str("MANAGE_RATE", default="600/min"),
     "REST_RATE": env.str("REST_RATE", default="") or None,
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
+    "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
+    # A service that only this machine can reach is one for development: its event handlers are here, too.
+    "HANDLER_PRIVATE_ADDRESSES": _switch(
+        "HANDLER_PRIVATE_ADDRESSES", default=all(url.hostname in LOOPBACK_NAMES for url in ENDPOINTS)
+    ),
 }
 if WEBPUBSUB["TRUST_FORWARDED_HEADERS"]:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -288,6 +295,13 @@ UNFOLD = {
                         "hubs_rolegrant_changelist",
                         "hubs.view_rolegrant",
                         "Who may join and send to which groups",
+                    ),
+                    _page(
+                        "Handler calls",
+                        "history",
+                        "hubs_handlercall_changelist",
+                        "hubs.view_handlercall",
+                        "What became of calls to event handlers",
                     ),
                 ],
             },

@@ -16,13 +16,14 @@ from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
 from hubs import hub_settings
-from hubs.models import AccessKey, Hub, RoleGrant
+from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_settings")]
 
 KEYS = "/admin/hubs/accesskey/"
 HUBS = "/admin/hubs/hub/"
 GRANTS = "/admin/hubs/rolegrant/"
+CALLS = "/admin/hubs/handlercall/"
 TOKENS = "/admin/authtoken/tokenproxy/"
 
 
@@ -69,6 +70,7 @@ PAGES = [
     f"{HUBS}add/",
     GRANTS,
     f"{GRANTS}add/",
+    CALLS,
     "/admin/auth/user/",
     "/admin/auth/user/add/",
     "/admin/auth/group/",
@@ -329,6 +331,8 @@ def test_many_hubs_with_keys_come_in_pages_and_can_be_searched(root: Client, key
 
 def inline_grants(*grants: dict[str, str]) -> dict[str, str]:
     data = {"role_grants-TOTAL_FORMS": str(len(grants)), "role_grants-INITIAL_FORMS": "0"}
+    for others in ("event_handlers", "event_listeners"):
+        data |= {f"{others}-TOTAL_FORMS": "0", f"{others}-INITIAL_FORMS": "0"}
     for number, grant in enumerate(grants):
         data |= {f"role_grants-{number}-{name}": value for name, value in grant.items()}
     return data
@@ -392,6 +396,244 @@ def test_a_hub_is_deleted_with_its_keys(root: Client, keys: list[AccessKey]) -> 
     assert "primary key of hub partner" in page
     assert root.post(f"{HUBS}{hub.pk}/delete/", {"post": "yes"}).status_code == 302
     assert set(AccessKey.objects.all()) == set(keys)
+
+
+# Event handlers and listeners, on their hub's page
+
+
+def hub_form(hub: Hub | None, lists: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """What the hub's form sends: each list with the rows that are there, changed as said, and new ones behind them."""
+    data = {"name": hub.name if hub else "chat", "role_grants-TOTAL_FORMS": "0", "role_grants-INITIAL_FORMS": "0"}
+    for prefix in ("event_handlers", "event_listeners"):
+        rows = lists.get(prefix, [])
+        data |= {
+            f"{prefix}-TOTAL_FORMS": str(len(rows)),
+            f"{prefix}-INITIAL_FORMS": str(sum("id" in row for row in rows)),
+        }
+        for number, row in enumerate(rows):
+            data |= {f"{prefix}-{number}-{name}": str(value) for name, value in row.items()}
+            if hub:
+                data[f"{prefix}-{number}-hub"] = str(hub.pk)
+    return data
+
+
+def save_hub(client: Client, hub: Hub | None = None, **lists: list[dict[str, Any]]) -> Any:
+    return client.post(f"{HUBS}{hub.pk}/change/" if hub else f"{HUBS}add/", hub_form(hub, lists))
+
+
+def words_of(response: Any) -> str:
+    return html.unescape(response.content.decode())
+
+
+def a_handler(hub: Hub, token: str = "", **fields: Any) -> EventHandler:
+    handler = EventHandler(hub=hub, **{"url_template": "https://a.example/{event}", **fields})
+    handler.token = token
+    handler.save()
+    return handler
+
+
+def test_a_hub_is_made_with_handlers_and_listeners(root: Client) -> None:
+    response = save_hub(
+        root,
+        event_handlers=[
+            {"url_template": "https://a.example/{event}", "on_connect": "on", "auth_type": "none", "enabled": "on"},
+            {
+                "url_template": "https://b.example/",
+                "user_event_pattern": "*",
+                "auth_type": "bearer",
+                "new_token": "s3cret-t0ken",
+            },
+        ],
+        event_listeners=[
+            {
+                "kind": "redis_stream",
+                "url": "redis://a.example",
+                "stream": "s",
+                "auth_type": "password",
+                "new_token": "p w",
+                "enabled": "on",
+            }
+        ],
+    )
+    assert response.status_code == 302, words_of(response)
+    first, second = EventHandler.objects.all()
+    assert (first.url_template, first.system_events, first.enabled) == ("https://a.example/{event}", ["connect"], True)
+    assert (second.user_event_pattern, second.authorization, second.enabled) == ("*", "Bearer s3cret-t0ken", False)
+    assert EventListener.objects.get().authorization == "p w"
+    page = root.get(f"{HUBS}{first.hub_id}/change/").content.decode()
+    assert "https://b.example/" in page
+    assert "It is not shown again; to keep it, leave this empty." in page
+    for response in (page, root.get(f"{HUBS}{first.hub_id}/history/").content.decode()):
+        assert "s3cret" not in response
+        assert first.hub.event_listeners.get().encrypted_token not in response
+
+
+def test_a_token_is_kept_replaced_and_forgotten(root: Client) -> None:
+    hub = Hub.objects.create(name="chat")
+    row = a_handler(hub, "old", auth_type="bearer")
+    same = {"id": row.pk, "url_template": "https://a.example/other/{event}", "auth_type": "bearer", "enabled": "on"}
+    assert save_hub(root, hub, event_handlers=[same]).status_code == 302
+    assert EventHandler.objects.get().authorization == "Bearer old"
+    assert save_hub(root, hub, event_handlers=[{**same, "new_token": "new"}]).status_code == 302
+    assert EventHandler.objects.get().authorization == "Bearer new"
+    assert all("new" not in line.replace("new_token", "") for line in logged())
+    assert save_hub(root, hub, event_handlers=[{**same, "auth_type": "none"}]).status_code == 302
+    assert EventHandler.objects.get().encrypted_token == ""
+
+
+def test_a_token_does_not_go_along_to_another_host(root: Client) -> None:
+    """Whoever may change the address could have it sent to themselves."""
+    hub = Hub.objects.create(name="chat")
+    row = a_handler(hub, "old", auth_type="bearer")
+    moved = {"id": row.pk, "url_template": "https://b.example/{event}", "auth_type": "bearer", "enabled": "on"}
+    refused = save_hub(root, hub, event_handlers=[moved])
+    assert "enter what that host is to get" in words_of(refused)
+    assert EventHandler.objects.get().url_template == "https://a.example/{event}"
+    assert save_hub(root, hub, event_handlers=[{**moved, "new_token": "for b"}]).status_code == 200, "no spaces"
+    assert save_hub(root, hub, event_handlers=[{**moved, "new_token": "for-b"}]).status_code == 302
+    assert EventHandler.objects.get().authorization == "Bearer for-b"
+
+
+def test_handlers_are_put_in_order_and_new_ones_come_last(root: Client) -> None:
+    hub = Hub.objects.create(name="chat")
+    rows = [a_handler(hub, url_template=f"https://{name}.example/", position=n) for n, name in enumerate("ab")]
+    dragged = [
+        {"id": row.pk, "url_template": row.url_template, "auth_type": "none", "position": place}
+        for row, place in zip(rows, (1, 0), strict=True)
+    ]
+    new = [{"url_template": f"https://{name}.example/", "auth_type": "none", "position": ""} for name in "cd"]
+    assert save_hub(root, hub, event_handlers=[*dragged, *new]).status_code == 302
+    assert "".join(row.url_template[8] for row in EventHandler.objects.all()) == "bacd"
+    a_handler(hub, url_template="https://e.example/", position=-0)
+    assert {row.url_template[8] for row in EventHandler.objects.all()} == set("abcde")
+
+
+@pytest.mark.parametrize(
+    ("lists", "words"),
+    [
+        ({"event_handlers": [{"url_template": "ftp://a", "auth_type": "none"}]}, "Start with http:// or https://."),
+        ({"event_handlers": [{"url_template": "", "auth_type": "none", "on_connect": "on"}]}, "This field is required"),
+        ({"event_handlers": [{"url_template": "https://a", "auth_type": "bearer"}]}, "Give the token too."),
+        (
+            {"event_handlers": [{"url_template": "https://a", "auth_type": "none", "user_event_pattern": "a b"}]},
+            "Put commas between names.",
+        ),
+        (
+            {"event_listeners": [{"kind": "redis_stream", "url": "redis://a", "auth_type": "none"}]},
+            "A stream's name has 1 to 256",
+        ),
+        (
+            {"event_listeners": [{"kind": "webhook", "url": "https://a", "auth_type": "password", "new_token": "x"}]},
+            "A webhook takes a bearer token",
+        ),
+        (
+            {"event_listeners": [{"kind": "webhook", "url": "https://a", "auth_type": "none"}] * 8},
+            "at most 10 event listeners, and other hubs have 3",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_beside_the_field(root: Client, lists: dict[str, Any], words: str) -> None:
+    other = Hub.objects.create(name="other")
+    for _ in range(3):
+        EventListener.objects.create(hub=other, kind="webhook", url="https://l.example/")
+    response = save_hub(root, **lists)
+    assert response.status_code == 200
+    assert words in words_of(response)
+    assert [hub.name for hub in Hub.objects.all()] == ["other"]
+
+
+def test_an_eleventh_listener_may_take_the_place_of_another(root: Client) -> None:
+    hub = Hub.objects.create(name="chat")
+    rows = [EventListener.objects.create(hub=hub, kind="webhook", url=f"https://l{n}.example/") for n in range(10)]
+    there = [{"id": row.pk, "kind": "webhook", "url": row.url, "auth_type": "none"} for row in rows]
+    new = {"kind": "webhook", "url": "https://new.example/", "auth_type": "none"}
+    assert "at most 10" in words_of(save_hub(root, hub, event_listeners=[*there, new]))
+    gone = {**there[0], "DELETE": "on"}
+    assert save_hub(root, hub, event_listeners=[gone, *there[1:], new]).status_code == 302
+    assert EventListener.objects.count() == 10
+    assert EventListener.objects.filter(url="https://new.example/").exists()
+
+
+def test_who_may_look_at_the_hub_may_look_at_them(staff: Callable[..., Client]) -> None:
+    hub = Hub.objects.create(name="chat")
+    a_handler(hub, "s3cret", auth_type="bearer")
+    client = staff("view_hub")
+    page = client.get(f"{HUBS}{hub.pk}/change/").content.decode()
+    assert "https://a.example/{event}" in page
+    assert "s3cret" not in page
+    assert "new_token" not in page
+    assert save_hub(client, hub, event_handlers=[]).status_code == 403
+
+
+def test_who_may_change_the_hub_may_change_them(staff: Callable[..., Client]) -> None:
+    hub = Hub.objects.create(name="chat")
+    row = a_handler(hub)
+    client = staff("change_hub")
+    new = {"url_template": "https://b.example/", "auth_type": "none"}
+    gone = {"id": row.pk, "url_template": row.url_template, "auth_type": "none", "DELETE": "on"}
+    assert save_hub(client, hub, event_handlers=[gone, new]).status_code == 302
+    assert EventHandler.objects.get().url_template == "https://b.example/"
+
+
+def test_a_hub_is_found_by_the_addresses_of_its_handlers(root: Client) -> None:
+    a_handler(Hub.objects.create(name="chat"))
+    a_handler(Hub.objects.get(name="chat"), url_template="https://a.example/2")
+    Hub.objects.create(name="other")
+    rows = root.get(f"{HUBS}?q=a.example").context["cl"].result_list
+    assert [(row.name, row.handlers) for row in rows] == [("chat", 2)]
+
+
+def a_call(**fields: Any) -> HandlerCall:
+    return HandlerCall.objects.create(
+        **{
+            "hub": "chat",
+            "event": "connect",
+            "handler": "https://a.example/{event}",
+            "connection_id": "c1",
+            "outcome": "succeeded",
+            "duration_ms": 12,
+            **fields,
+        }
+    )
+
+
+def test_calls_are_listed_newest_first_filtered_and_found(root: Client) -> None:
+    old = a_call(when=timezone.now() - timedelta(minutes=1), status=204)
+    failed = a_call(event="user.message", outcome="failed", status=500, problem="It answered <500>.", attempts=4)
+    a_call(hub="other", outcome="refused", status=401, connection_id="c2")
+    page = root.get(CALLS)
+    assert [row.pk for row in page.context["cl"].result_list][-1] == old.pk
+    assert "It answered &lt;500&gt;." in page.content.decode()
+    for query, count in (
+        ("hub=chat", 2),
+        ("outcome__exact=failed", 1),
+        ("event=connect", 2),
+        ("q=c2", 1),
+        ("hub=chat&outcome__exact=refused", 0),
+    ):
+        assert len(root.get(f"{CALLS}?{query}").context["cl"].result_list) == count, query
+    detail = root.get(f"{CALLS}{failed.pk}/change/").content.decode()
+    assert "It answered &lt;500&gt;." in detail
+
+
+def test_calls_are_for_reading(root: Client) -> None:
+    call = a_call()
+    assert root.get(f"{CALLS}add/").status_code == 403
+    assert root.post(f"{CALLS}{call.pk}/change/", {"outcome": "failed"}).status_code == 403
+    assert root.post(f"{CALLS}{call.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert HandlerCall.objects.get().outcome == "succeeded"
+
+
+def test_a_hubs_page_leads_to_its_calls(root: Client, staff: Callable[..., Client]) -> None:
+    hub = Hub.objects.create(name="chat,[1]")
+    link = f"{HUBS}{hub.pk}/handler-calls/"
+    assert link in root.get(f"{HUBS}{hub.pk}/change/").content.decode()
+    assert root.get(link).headers["Location"] == f"{CALLS}?hub=chat%2C%5B1%5D"
+    assert root.get(f"{HUBS}999/handler-calls/").status_code == 404
+    client = staff("view_hub")
+    assert link not in client.get(f"{HUBS}{hub.pk}/change/").content.decode()
+    assert client.get(link).status_code == 403
+    assert client.get(CALLS).status_code == 403
 
 
 # Role grants

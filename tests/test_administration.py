@@ -20,6 +20,7 @@ def everything(by: Any) -> None:
     """Each verb once."""
     hub = administration.create_hub("Chat", {"anonymous_connect": True}, by=by)
     administration.change_hub("CHAT", {"anonymous_connect": False}, by=by)
+    administration.change_hub("chat", {"event_handlers": [], "event_listeners": []}, by=by)
     administration.make_keys(hub, by=by)
     administration.regenerate_key(hub, "primary", by=by)
     administration.show_keys(hub, by=by)
@@ -36,6 +37,7 @@ def test_every_verb_leaves_a_line_for_each_row_it_touched() -> None:
     assert [entry.change_message for entry in LogEntry.objects.order_by("pk")] == [
         "Added.",
         "Changed anonymous_connect.",
+        "Changed event_handlers, event_listeners.",
         *2 * ["Made the key."],
         "Regenerated the key.",
         *2 * ["Revealed the key."],

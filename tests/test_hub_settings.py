@@ -10,8 +10,8 @@ import pytest
 from django.db import transaction
 
 from hubs import hub_settings
-from hubs.hub_settings import HubSettings, Snapshot, acurrent, current
-from hubs.models import AccessKey, Hub, RoleGrant, SettingsVersion
+from hubs.hub_settings import EventHandlerSettings, EventListenerSettings, HubSettings, Snapshot, acurrent, current
+from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, SettingsVersion
 
 pytestmark = pytest.mark.django_db
 
@@ -59,6 +59,53 @@ def test_what_is_read() -> None:
     assert snapshot.keys_of("stream") == snapshot.keys_of("x") == ("service 1", "service 2")
 
 
+def test_event_handlers_are_read_in_their_order_and_listeners_with_their_address() -> None:
+    hub, other = Hub.objects.create(name="chat"), Hub.objects.create(name="other")
+    second = EventHandler.objects.create(
+        hub=hub, position=2, url_template="https://b.example/{event}", user_event_pattern="*", on_connected=True
+    )
+    first = EventHandler(hub=hub, position=1, url_template="https://a.example/", on_connect=True, on_disconnected=True)
+    first.auth_type, first.token = "bearer", "t0ken"
+    first.save()
+    third = EventHandler.objects.create(hub=hub, position=2, url_template="https://c.example/")
+    EventHandler.objects.create(hub=hub, position=0, url_template="https://off.example/", enabled=False)
+    stream = EventListener(
+        hub=hub, kind="redis_stream", url="redis://r.example:6379/0", stream="a b?&", on_connected=True
+    )
+    stream.auth_type, stream.token = "password", "pass word"
+    stream.save()
+    webhook = EventListener(hub=hub, kind="webhook", url="https://l.example/x?y=1", user_event_pattern="join, room.*")
+    webhook.auth_type, webhook.token = "bearer", "t1"
+    webhook.save()
+    EventListener.objects.create(hub=hub, kind="webhook", url="https://off.example/", enabled=False)
+    elsewhere = EventListener.objects.create(hub=other, kind="webhook", url="https://o.example/", on_disconnected=True)
+    hub_settings.drop()
+    chat = current().hub("chat")
+    assert chat.event_handlers == (
+        EventHandlerSettings(
+            first.pk, "https://a.example/", "", frozenset({"connect", "disconnected"}), authorization="Bearer t0ken"
+        ),
+        EventHandlerSettings(second.pk, "https://b.example/{event}", "*", frozenset({"connected"}), authorization=None),
+        EventHandlerSettings(third.pk, "https://c.example/"),
+    )
+    assert chat.event_listeners == (
+        EventListenerSettings(
+            stream.pk,
+            "redis_stream",
+            "redis://r.example:6379/0?stream=a%20b%3F%26",
+            "",
+            frozenset({"connected"}),
+            authorization="pass word",
+        ),
+        EventListenerSettings(
+            webhook.pk, "webhook", "https://l.example/x?y=1", "join, room.*", frozenset(), authorization="Bearer t1"
+        ),
+    )
+    (single,) = current().hub("other").event_listeners
+    assert (single.id, single.system_events) == (elsewhere.pk, frozenset({"disconnected"}))
+    assert current().hub("other").event_handlers == ()
+
+
 def test_an_empty_database() -> None:
     assert current().service_keys == ()
     assert current().keys_of("chat") == ()
@@ -75,7 +122,7 @@ def test_it_cannot_be_changed() -> None:
 
 
 def test_while_young_nothing_is_read(clock: Clock, django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(5):
         first = current()
     clock.now += 0.99
     with django_assert_num_queries(0):
@@ -96,12 +143,16 @@ def test_when_old_one_row_is_read(clock: Clock, django_assert_num_queries: Any) 
 
 def test_queries_do_not_grow_with_hubs(django_assert_num_queries: Any) -> None:
     for number in range(20):
-        AccessKey.objects.ensure_pair(Hub.objects.create(name=f"hub{number}"))
+        hub = Hub.objects.create(name=f"hub{number}")
+        AccessKey.objects.ensure_pair(hub)
+        EventHandler.objects.create(hub=hub, url_template="https://a.example/", on_connect=True)
+        EventListener.objects.create(hub=hub, kind="webhook", url="https://a.example/", on_connected=True)
     hub_settings.drop()
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(5):
         snapshot = current()
     with django_assert_num_queries(0):
         assert len(snapshot.keys_of("hub19")) == 2
+        assert len(snapshot.hub("hub19").event_handlers) == len(snapshot.hub("hub19").event_listeners) == 1
 
 
 def test_age_zero_looks_every_time(settings: Any, django_assert_num_queries: Any) -> None:
@@ -126,7 +177,7 @@ def test_a_change_elsewhere_is_seen_when_the_view_is_old(clock: Clock, django_as
     clock.now += 0.5
     assert not current().hub("chat").anonymous_connect
     clock.now += 0.5
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(5):
         assert current().hub("chat").anonymous_connect
 
 
@@ -178,8 +229,21 @@ def test_each_change_steps_the_version() -> None:
     assert stepped()
     keys[0].delete()
     assert stepped()
+    handler = EventHandler.objects.create(hub=hub, url_template="https://a.example/")
+    assert stepped()
+    handler.save()
+    assert stepped()
+    handler.delete()
+    assert stepped()
+    listener = EventListener.objects.create(hub=hub, kind="webhook", url="https://a.example/")
+    assert stepped()
+    listener.delete()
+    assert stepped()
     Hub.objects.all().delete()
     assert stepped()
+    # What is written while the service runs makes no process read its settings again.
+    HandlerCall.objects.create(hub="chat", event="connect", outcome="failed", duration_ms=1)
+    assert not stepped()
     # Grants are read by negotiate alone, and never by the running service.
     RoleGrant.objects.create(who="anonymous", role="sendToGroup")
     assert not stepped()
@@ -289,3 +353,29 @@ def test_a_key_under_a_lost_secret_closes_nothing_else(settings: Any, caplog: py
     assert current().hub("chat").known
     # Told once a look, with the way out.
     assert caplog.text.count("Put the earlier SECRET_KEY into SECRET_KEY_FALLBACKS") == 1
+
+
+def test_a_handler_whose_token_is_lost_keeps_its_place_and_cannot_be_called(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Left out, a handler that turns people away at connect would let them all in."""
+    hub = Hub.objects.create(name="chat")
+    handler = EventHandler(hub=hub, url_template="https://a.example/?code=s3cret", on_connect=True, auth_type="bearer")
+    handler.token = "t0ken"
+    handler.save()
+    EventHandler.objects.create(hub=hub, position=1, url_template="https://b.example/", on_connect=True)
+    listener = EventListener(hub=hub, kind="webhook", url="https://l.example/", on_connected=True, auth_type="bearer")
+    listener.token = "t1"
+    listener.save()
+    settings.SECRET_KEY = "another-" + "a" * 50
+    hub_settings.drop()
+    chat = current().hub("chat")
+    lost, fine = chat.event_handlers
+    assert (lost.id, lost.authorization, fine.authorization) == (handler.pk, None, None)
+    assert (bool(lost.problem), fine.problem) == (True, "")
+    assert chat.event_listeners == ()
+    assert caplog.text.count("Put the earlier SECRET_KEY into SECRET_KEY_FALLBACKS") == 2
+    assert "event handler https://a.example/ of hub chat" in lost.problem
+    assert "s3cret" not in caplog.text
+    # Keys are another matter: nobody is told that one of those is lost.
+    assert current().unreadable == ""

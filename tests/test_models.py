@@ -9,8 +9,9 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, Group, User
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import IntegrityError, connection, transaction
+from django.test import override_settings
 
-from hubs.models import AccessKey, Hub, RoleGrant, SettingsVersion
+from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, SettingsVersion
 
 pytestmark = pytest.mark.django_db
 
@@ -302,6 +303,151 @@ def test_grants_take_one_query(ann: User, django_assert_num_queries: Any) -> Non
     _grant(who="user", user=ann).save()
     with django_assert_num_queries(1):
         assert [grant.role_string for grant in RoleGrant.of(ann, "chat")] == ["webpubsub.sendToGroup"]
+
+
+# Event handlers and listeners
+
+
+@pytest.fixture
+def chat() -> Hub:
+    return Hub.objects.create(name="chat")
+
+
+def _handler(chat: Hub, token: str = "", **fields: Any) -> EventHandler:
+    handler = EventHandler(hub=chat, **{"url_template": "https://a.example/{event}?code=s3cret", **fields})
+    handler.token = token
+    return handler
+
+
+def _listener(chat: Hub, token: str = "", **fields: Any) -> EventListener:
+    listener = EventListener(hub=chat, **{"url": "redis://a.example", "stream": "events", **fields})
+    listener.token = token
+    return listener
+
+
+def _problems(row: EventHandler | EventListener) -> dict[str, list[str]]:
+    try:
+        row.full_clean()
+    except ValidationError as problem:
+        found: dict[str, list[str]] = problem.message_dict
+        return found
+    return {}
+
+
+def test_tokens_are_not_readable_in_the_database(chat: Hub) -> None:
+    handler = _handler(chat, "t0ken-t0ken-t0ken", auth_type="bearer")
+    handler.save()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM hubs_eventhandler WHERE id = %s", [handler.pk])
+        stored = repr(cursor.fetchone())
+    assert "t0ken" not in stored
+    kept = EventHandler.objects.get()
+    assert (kept.token, kept.authorization) == ("t0ken-t0ken-t0ken", "Bearer t0ken-t0ken-t0ken")
+
+
+def test_a_key_cannot_be_put_into_the_place_of_a_token(chat: Hub) -> None:
+    """They are encrypted under different keys, so what can be written into one place is not shown in another."""
+    [key, _] = AccessKey.objects.ensure_pair()
+    handler = _handler(chat, auth_type="bearer", encrypted_token=key.encrypted)
+    handler.encrypted_token = key.encrypted
+    with pytest.raises(ImproperlyConfigured, match="cannot be read"):
+        _ = handler.token
+
+
+@override_settings(SECRET_KEY="old-" + "o" * 50)
+def test_a_token_survives_a_new_secret_that_knows_the_old_one(chat: Hub) -> None:
+    handler = _handler(chat, "t0ken", auth_type="bearer")
+    with override_settings(SECRET_KEY="new-" + "n" * 50, SECRET_KEY_FALLBACKS=["old-" + "o" * 50]):
+        assert handler.token == "t0ken"
+    with override_settings(SECRET_KEY="new-" + "n" * 50):
+        (text,) = _problems(handler)["auth_type"]
+        assert "SECRET_KEY_FALLBACKS, or enter the secret again" in text
+
+
+def test_a_token_that_is_not_used_is_forgotten(chat: Hub) -> None:
+    handler = _handler(chat, "t0ken", auth_type="bearer")
+    handler.save()
+    handler.auth_type = "none"
+    handler.save()
+    assert (handler.token, handler.authorization) == ("", None)
+    assert EventHandler.objects.get().encrypted_token == ""
+
+
+def test_system_events_are_switches(chat: Hub) -> None:
+    handler, listener = _handler(chat), _listener(chat)
+    handler.system_events = ["disconnected", "connect"]
+    listener.system_events = ["connected"]
+    assert (handler.system_events, handler.on_connected) == (["connect", "disconnected"], False)
+    assert (listener.system_events, listener.on_disconnected) == (["connected"], False)
+
+
+def test_good_handlers_and_listeners(chat: Hub) -> None:
+    for row in (
+        _handler(chat),
+        _handler(chat, "t0ken", auth_type="bearer", user_event_pattern="join, room.*"),
+        _listener(chat),
+        _listener(chat, "pass word", auth_type="password"),
+        _listener(chat, kind="webhook", url="https://a.example/", stream=""),
+        _listener(chat, "t0ken", auth_type="bearer", kind="webhook", url="https://a.example/", stream=""),
+    ):
+        assert _problems(row) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"url_template": "https://{hub}.example/"}, "url_template", "in the path and in the query"),
+        ({"user_event_pattern": "a b"}, "user_event_pattern", "Put commas"),
+        ({"auth_type": "bearer"}, "auth_type", "Give the token too"),
+        ({"auth_type": "bearer", "token": "a b"}, "auth_type", "visible ASCII"),
+        ({"auth_type": "password", "token": "a"}, "auth_type", "not a valid choice"),
+    ],
+)
+def test_what_no_handler_can_be(chat: Hub, fields: dict[str, Any], field: str, words: str) -> None:
+    problems = _problems(_handler(chat, **fields))
+    assert list(problems) == [field]
+    assert words in problems[field][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"url": "https://a.example/"}, "url", "Start with redis://"),
+        ({"url": "redis://a.example", "kind": "webhook", "stream": ""}, "url", "Start with http"),
+        ({"kind": "webhook", "url": "https://a.example"}, "stream", "a webhook has no stream"),
+        ({"stream": ""}, "stream", "1 to 256"),
+        ({"user_event_pattern": "a b"}, "user_event_pattern", "Put commas"),
+        ({"auth_type": "password"}, "auth_type", "Give the password too"),
+        ({"auth_type": "password", "token": "a\nb"}, "auth_type", "printable"),
+        ({"auth_type": "bearer", "token": "a"}, "auth_type", "takes a password"),
+        (
+            {"auth_type": "password", "token": "a", "kind": "webhook", "url": "https://a.example", "stream": ""},
+            "auth_type",
+            "takes a bearer token",
+        ),
+    ],
+)
+def test_what_no_listener_can_be(chat: Hub, fields: dict[str, Any], field: str, words: str) -> None:
+    problems = _problems(_listener(chat, **fields))
+    assert list(problems) == [field]
+    assert words in problems[field][0]
+
+
+def test_they_go_with_their_hub_and_what_happened_stays(chat: Hub) -> None:
+    _handler(chat).save()
+    _listener(chat).save()
+    HandlerCall.objects.create(hub="chat", event="connect", outcome="refused", status=401, duration_ms=3)
+    chat.delete()
+    assert not EventHandler.objects.exists()
+    assert not EventListener.objects.exists()
+    assert str(HandlerCall.objects.get()) == "connect in hub chat: refused"
+
+
+def test_what_they_are_called_tells_no_secret(chat: Hub) -> None:
+    assert str(_handler(chat)) == "event handler https://a.example/{event} of hub chat"
+    assert str(_listener(chat)) == "event listener redis://a.example events of hub chat"
+    webhook = _listener(chat, kind="webhook", url="https://a.example/x?code=s3cret", stream="")
+    assert str(webhook) == "event listener https://a.example/x of hub chat"
 
 
 # The version

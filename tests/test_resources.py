@@ -15,7 +15,7 @@ from hubs.rules import roles
 
 def test_settings_of_a_hub_have_a_place_in_every_shape() -> None:
     for shape in (resources.HubProperties, resources.NewHubProperties, resources.HubPropertyChanges):
-        assert set(shape.__struct_fields__) == set(resources.POLICIES)
+        assert set(shape.__struct_fields__) == {*resources.POLICIES, "event_handlers", "event_listeners"}
     assert set(resources.POLICIES.values()) == {
         field.name
         for field in models.Hub._meta.get_fields()
@@ -26,7 +26,8 @@ def test_settings_of_a_hub_have_a_place_in_every_shape() -> None:
 def test_a_new_hub_has_the_defaults_of_the_model() -> None:
     row = models.Hub()
     fields = resources.hub_fields(resources.NewHubProperties())
-    assert fields == {field: getattr(row, field) for field in resources.POLICIES.values()}
+    policies = {field: getattr(row, field) for field in resources.POLICIES.values()}
+    assert fields == {**policies, "event_handlers": [], "event_listeners": []}
 
 
 def test_changes_leave_out_what_they_leave_out() -> None:
@@ -37,6 +38,42 @@ def test_changes_leave_out_what_they_leave_out() -> None:
         {"hub": None},
         {"role": "sendToGroup"},
     )
+
+
+def test_what_is_shown_of_handlers_can_be_written_back() -> None:
+    hub = models.Hub(name="chat")
+    for row, shown, shape, fields in (
+        (
+            models.EventHandler(
+                hub=hub,
+                url_template="https://a.example/{event}",
+                on_connect=True,
+                auth_type="bearer",
+                encrypted_token="x",
+            ),
+            resources.event_handler,
+            resources.NewEventHandler,
+            resources.event_handler_fields,
+        ),
+        (
+            models.EventListener(hub=hub, kind="redis_stream", url="redis://a.example", stream="s", on_connected=True),
+            resources.event_listener,
+            resources.NewEventListener,
+            resources.event_listener_fields,
+        ),
+        (
+            models.EventListener(
+                hub=hub, kind="webhook", url="https://a.example", user_event_pattern="*", enabled=False
+            ),
+            resources.event_listener,
+            resources.NewEventListener,
+            resources.event_listener_fields,
+        ),
+    ):
+        written = msgspec.json.encode(shown(row))  # type: ignore[operator]
+        given = fields(msgspec.json.decode(written, type=shape))  # type: ignore[operator]
+        assert given.pop("token") is None
+        assert given == {field: getattr(row, field) for field in given}
 
 
 def test_shapes_of_a_grant_name_the_same_members() -> None:

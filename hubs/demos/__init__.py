@@ -1,5 +1,6 @@
-"""Pages that show the service at work: a chat room, a log stream, the front page.
+"""Pages that show the service at work: chat rooms, a log stream, the front page.
 
-They are customers: what they know of the service is what any web page knows, negotiate and a
-WebSocket, and they import nothing of it. Only the URL table calls them.
+They are customers: the pages know what any web page knows, negotiate and a WebSocket. What runs in
+the service's process, the moderator, knows what any Django app may: `hubs.upstream`, to handle events,
+and `hubs.service`, to send.
 """

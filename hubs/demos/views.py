@@ -10,6 +10,8 @@ from django.http import HttpRequest, HttpResponseBase
 from django.urls import reverse
 from django.views.generic import TemplateView
 
+from hubs.demos import moderation
+
 
 def content_security_policy(static_url: str) -> str:
     """Give the policy of the demo pages: their own files and WebSockets, and nothing written into the page.
@@ -42,3 +44,10 @@ class DemoPage(TemplateView):
         # The front page's address rather than "/": the service may be mounted below a prefix.
         endpoint = self.request.build_absolute_uri(reverse("demos:front")).rstrip("/")
         return super().get_context_data(endpoint=endpoint, **kwargs)
+
+
+class ModeratedChat(DemoPage):
+    """The moderated chat. Its page says which words the moderator masks."""
+
+    template_name = "demos/moderated.html"
+    extra_context = {"hub": moderation.HUB, "words": moderation.WORDS}

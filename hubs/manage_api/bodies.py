@@ -18,11 +18,14 @@ from rest_framework.request import Request
 
 from hubs.rest.exceptions import BadRequest
 
-MAX_BODY_BYTES = 16 * 1024
+# A hub's event handlers are sent as a whole: fifty of them, with URLs, patterns and tokens of usual lengths.
+MAX_BODY_BYTES = 128 * 1024
 
 # "Expected `str`, got `int` - at `$.properties.hub`"
 _COMPLAINT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>[^`]*)`)?", re.DOTALL)
 _MEMBER = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
+
+_STEP = re.compile(r"\[\d*\.*\]|[^.\[]+")
 
 _MAX_QUOTED_CHARACTERS = 80
 
@@ -82,7 +85,7 @@ def _explained(complaint: str, shape: type[msgspec.Struct]) -> BadRequest:
 
 def _advice(schema: dict[str, Any]) -> str:
     """What may stand at a place, in words."""
-    for choice in (schema, *schema.get("anyOf", ())):
+    for choice in _alternatives(schema):
         if "enum" in choice:
             return f" Write one of: {', '.join(str(value) for value in choice['enum'])}."
         if "description" in choice and choice.get("type") != "object":
@@ -91,12 +94,24 @@ def _advice(schema: dict[str, Any]) -> str:
 
 
 def _at(shape: type[msgspec.Struct], where: str) -> dict[str, Any]:
-    """The schema of the place that a dotted path leads to."""
+    """The schema of the place that a path leads to, such as ``properties.eventHandlers[0].auth``."""
     root, components = _schema(shape)
     schema = _resolved(root, components)
-    for name in filter(None, where.split(".")):
-        schema = _resolved(schema.get("properties", {}).get(name, {}), components)
+    for name in _STEP.findall(where):
+        found: list[dict[str, Any]] = []
+        for choice in _alternatives(schema):
+            choice = _resolved(choice, components)
+            step = choice.get("items") if name.startswith("[") else choice.get("properties", {}).get(name)
+            if step is not None:
+                found.append(_resolved(step, components))
+        # One of several objects is told by its type; what they are called, each of them says for itself.
+        names = [word for step in found for word in step.get("enum", ())]
+        schema = {"enum": names} if len(found) > 1 and names else found[0] if found else {}
     return schema
+
+
+def _alternatives(schema: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    return (schema, *schema.get("anyOf", ()))
 
 
 def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ IN_PATH: Mapping[str, Parameter] = {
 INFO = {
     "title": "Hubwire management API",
     "version": "1",
-    "description": "Hubs, access keys and role grants, for staff; named after Azure's management of Web PubSub.",
+    "description": "Hubs with their event handlers, access keys and role grants, for staff; named after Azure's "
+    "management of Web PubSub.",
 }
 SECURITY = {
     "apiToken": {
@@ -67,6 +68,10 @@ _LOCATION = Header("Location", "The address of what was made.", {"type": "string
 _LOGGED = "Each call leaves a line in the log of staff actions."
 _WHOLE = "What is left out gets its default."
 _PART = "What is left out stays as it is."
+_LISTS = (
+    "Event handlers and event listeners are set as a whole. Their tokens are never shown; where `token` is left out, "
+    "the one that was there for the same `urlTemplate` or `endpoint` is kept."
+)
 _GONE = Answer("It is deleted, or was not there.")
 
 _HUBS = f"{ROOT}/hubs"
@@ -94,7 +99,7 @@ OPERATIONS: Mapping[str, Described] = {
             "Hubs",
             "Create a hub, or replace its settings",
             Answer("The hub, which was there before.", resources.Hub),
-            _WHOLE,
+            f"{_WHOLE} {_LISTS}",
             body=_json(resources.NewHub),
         ),
         {HTTPStatus.NOT_FOUND: "Somebody else deleted the hub at the same moment"},
@@ -106,7 +111,7 @@ OPERATIONS: Mapping[str, Described] = {
             "Hubs",
             "Change some of a hub's settings",
             Answer("The hub as it is now.", resources.Hub),
-            _PART,
+            f"{_PART} {_LISTS}",
             body=_json(resources.HubChanges),
         ),
         _NO_HUB,
@@ -117,7 +122,8 @@ OPERATIONS: Mapping[str, Described] = {
             "Hubs",
             "Delete a hub's settings",
             _GONE,
-            "Its own keys and role grants go with it. Open connections live on, and the hub goes on with the defaults.",
+            "Its event handlers, own keys and role grants go with it. Open connections live on, and the hub goes on "
+            "with the defaults.",
         )
     ),
     # Keys

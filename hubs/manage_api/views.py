@@ -121,7 +121,7 @@ class Hubs(Management):
     def listing(self, request: Request) -> Response:
         """A page of hubs, in the order of their names."""
         page = paging.read(self.parameters, *_PATH, "hubs")
-        rows = Hub.objects.order_by("name")
+        rows = Hub.objects.order_by("name").prefetch_related("event_handlers", "event_listeners")
         found = list((rows if page.after is None else rows.filter(name__gt=page.after))[: page.limit])
         value = [resources.hub(row) for row in page.shown(found)]
         next_link = self.next_link(page, found, value[-1].name if value else "")
@@ -143,6 +143,8 @@ class Hubs(Management):
             except administration.AlreadyThere:
                 # Somebody else created it a moment ago, so this is a change now.
                 require_any(request.user, "change_hub")
+            except ValidationError as problem:
+                raise _refused(problem) from None
         return self.done(resources.hub(_change(request, hub_name, fields)))
 
     def change(self, request: Request, hub_name: str) -> Response:
@@ -164,11 +166,13 @@ class Hubs(Management):
         return self.done()
 
 
-def _change(request: Request, hub_name: str, fields: Mapping[str, bool]) -> Hub:
+def _change(request: Request, hub_name: str, fields: Mapping[str, Any]) -> Hub:
     try:
         return administration.change_hub(hub_name, fields, by=request.user)
     except Hub.DoesNotExist:
         raise _no_hub(hub_name) from None
+    except ValidationError as problem:
+        raise _refused(problem) from None
 
 
 class Keys(Management):
@@ -230,8 +234,22 @@ class HubKeys(Keys):
         return self.done()
 
 
-# What the model calls a field → what it is called here.
-_MEMBERS = {"group_pattern": "groupPattern", "join_at_connect": "joinAtConnect"}
+# What the models call a field → what it is called here.
+_MEMBERS = {
+    "group_pattern": "groupPattern",
+    "join_at_connect": "joinAtConnect",
+    "event_handlers": "eventHandlers",
+    "event_handlers.url_template": "urlTemplate",
+    "event_handlers.user_event_pattern": "userEventPattern",
+    "event_handlers.auth_type": "auth",
+    "event_listeners": "eventListeners",
+    "event_listeners.url": "endpoint.url",
+    "event_listeners.stream": "endpoint.stream",
+    "event_listeners.user_event_pattern": "filter.userEventPattern",
+    "event_listeners.auth_type": "auth",
+}
+# "event_handlers[0].url_template": a field of the model, in a list of the hub or by itself.
+_FIELD = re.compile(r"(?P<list>\w+)(?P<place>\[\d+\])\.(?P<field>\w+)")
 
 
 class RoleGrants(Management):
@@ -328,9 +346,17 @@ def _saved(
 
 def _refused(problem: ValidationError) -> BadRequest:
     """Say all that the model complains of, member by member."""
-    complaints = {f"properties.{_MEMBERS.get(field, field)}": texts for field, texts in problem.message_dict.items()}
+    complaints = {f"properties.{_member(field)}": texts for field, texts in problem.message_dict.items()}
     message = " ".join(f"{member}: {' '.join(texts)}" for member, texts in complaints.items())
     return BadRequest(message, target=next(iter(complaints)))
+
+
+def _member(field: str) -> str:
+    in_list = _FIELD.fullmatch(field)
+    if in_list is None:
+        return _MEMBERS.get(field, field)
+    inner = _MEMBERS.get(f"{in_list['list']}.{in_list['field']}", in_list["field"])
+    return f"{_MEMBERS[in_list['list']]}{in_list['place']}.{inner}"
 
 
 @csrf_exempt

@@ -2,6 +2,10 @@
 
 The names are those of the CloudEvents that Azure Web PubSub sends to webhooks, so that a handler
 written here reads like one written there.
+
+An application's functions get an EventContext, a ConnectRequest or a UserEventRequest. Inside, one
+of these travels in an `Event`, which also has the event's number and time; that is what webhooks
+and listeners are made from.
 """
 
 from __future__ import annotations
@@ -27,14 +31,26 @@ class EventContext:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A certificate that a client showed: SHA-1 of it in hex digits, and the whole in PEM."""
+
+    thumbprint: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """Somebody wants to connect. All maps hold lists of texts; tokens are left out of them."""
+    """Somebody wants to connect. All maps hold lists of texts; tokens are left out of them.
+
+    `client_certificates`: none from this service, where TLS ends at the proxy in front; Azure has them.
+    """
 
     context: EventContext
     claims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     query: Mapping[str, Sequence[str]] = field(default_factory=dict)
     headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     subprotocols: Sequence[str] = ()
+    client_certificates: Sequence[ClientCertificate] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,32 @@ class UserEventRequest:
         if self.payload.data_type == JSON:
             return json.loads(self.payload.data)
         return self.payload.data
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a connection: one system event, or a user event (then `request` is its request).
+
+    `number` counts the events of the connection; it and `at` (seconds since the epoch) stay the same
+    however often and to how many the event is sent.
+    """
+
+    context: EventContext
+    name: str
+    number: int
+    at: float
+    request: ConnectRequest | UserEventRequest | None = None
+    reason: str = ""
+
+    @property
+    def is_user_event(self) -> bool:
+        """Whether a client sent it; a client's event may be called `connect` too."""
+        return isinstance(self.request, UserEventRequest)
+
+    @property
+    def payload(self) -> Payload | None:
+        """What the client sent."""
+        return self.request.payload if isinstance(self.request, UserEventRequest) else None
 
 
 @dataclass(frozen=True, slots=True)

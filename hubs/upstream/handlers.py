@@ -18,14 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from hubs.rules.event_routing import CONNECT, CONNECTED, DISCONNECTED
 from hubs.rules.names import canonical_hub, is_hub_name
 from hubs.rules.roles import Pattern, compile_pattern
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-CONNECT = "connect"
-CONNECTED = "connected"
-DISCONNECTED = "disconnected"
 
 
 @dataclass

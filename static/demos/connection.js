@@ -43,6 +43,7 @@ class Refused extends Error {}
 export class Connection {
   #address;
   #on;
+  #query;
   #lifetime = null; // AbortController from start() to stop()
   #round = null; // AbortController of the present attempt
   #socket = null;
@@ -54,10 +55,12 @@ export class Connection {
   #lastAckId = 0; // never starts over, so that no two frames of this page share an id
   #waiting = new Map(); // ackId → {resolve, reject, timer}
 
-  /** `on`: onOpen({userId, connectionId}), onMessage(frame), onLost({reason, wasOpen}), onRefused(message). */
-  constructor(address, on) {
+  /** `on`: onOpen({userId, connectionId}), onMessage(frame), onLost({reason, wasOpen}), onRefused(message).
+      `query` is added to the WebSocket's address, for the hub's connect handler. */
+  constructor(address, on, query = {}) {
     this.#address = address;
     this.#on = on;
+    this.#query = query;
   }
 
   get isOpen() {
@@ -135,7 +138,9 @@ export class Connection {
   }
 
   #open(url, signal) {
-    const socket = (this.#socket = new WebSocket(url, PROTOCOL));
+    const address = new URL(url);
+    for (const [name, value] of Object.entries(this.#query)) address.searchParams.set(name, value);
+    const socket = (this.#socket = new WebSocket(address, PROTOCOL));
     socket.addEventListener("message", (event) => this.#receive(event.data), { signal });
     socket.addEventListener("close", (event) => this.#lose(event.reason || this.#goodbye), { signal });
   }

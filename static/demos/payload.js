@@ -16,7 +16,8 @@ export function readable({ dataType, data }, key = "") {
   return shortened(inner ?? read(data));
 }
 
-function shortened(text) {
+/** Text as it is kept in a page: not without a limit. */
+export function shortened(text) {
   if (text.length <= MAX_CHARACTERS) return text;
   return `${text.slice(0, MAX_CHARACTERS)}… (cut here; ${text.length.toLocaleString()} characters in all)`;
 }

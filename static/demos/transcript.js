@@ -70,6 +70,19 @@ export class Transcript {
     return entry;
   }
 
+  /** Change what a message says, and remark on it; "" for no remark. */
+  setText(entry, text, remark = "") {
+    following(this.element, () => {
+      const words = entry.querySelector(".text");
+      words.textContent = text;
+      entry.querySelector(".moderation")?.remove();
+      if (!remark) return;
+      const made = element("p", "moderation");
+      made.append(element("span", "", remark));
+      words.after(made);
+    });
+  }
+
   /** Add a line about the room itself. */
   addNote(text, className = "note") {
     this.#previous = null;

@@ -209,6 +209,67 @@ def test_a_role_grant_asks_for_what_matters(service: Service, signed_in: OpenPag
     expect(page.get_by_role("link", name="Everyone signed in").first).to_be_visible()
 
 
+def test_event_handlers_are_set_up_on_their_hubs_page(
+    service: Service, signed_in: OpenPage, screenshot: Callable[[Page, str], None]
+) -> None:
+    pair = ("--event-handler", "url-template=https://a.example/", "--event-handler", "url-template=https://b.example/")
+    service.manage("webpubsub", "hub", "create", "events", *pair)
+    page = signed_in("/admin/hubs/hub/?q=events")
+    page.get_by_role("link", name="events", exact=True).click()
+    tab = page.get_by_role("link", name="Event handlers", exact=True)
+    tab.click()
+    # The second is dragged above the first.
+    lines = page.locator("#event_handlers-data > .original")
+    expect(lines).to_have_text([re.compile(r"https://a\.example/"), re.compile(r"https://b\.example/")])
+    grip, first = (line.get_by_text("drag_indicator").bounding_box() for line in (lines.nth(1), lines.nth(0)))
+    assert grip is not None
+    assert first is not None
+    page.mouse.move(grip["x"] + 5, grip["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(grip["x"] + 5, grip["y"], steps=5)
+    expect(page.locator(".sortable-ghost")).to_have_count(1)
+    page.mouse.move(first["x"] + 5, first["y"] - 5, steps=10)
+    expect(lines.nth(0)).to_contain_text("https://b.example/")
+    page.mouse.up()
+    expect(page.locator("#id_event_handlers-1-position")).to_have_value("0")
+    # A line opens by keyboard, too; a new one by itself.
+    page.locator("h3").filter(has_text="https://b.example/").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#id_event_handlers-1-url_template")).to_be_visible()
+    page.get_by_text("Add another Event handler").click()
+    row = "#id_event_handlers-2-"
+    page.locator(f"{row}url_template").fill("https://c.example/{user}")
+    page.locator(f"{row}on_connect").check()
+    page.locator(f"{row}user_event_pattern").fill("*")
+    page.locator(f"{row}auth_type").select_option("bearer")
+    page.locator(f"{row}new_token").fill("s3cret-t0ken")
+    save = page.get_by_role("button", name="Save and continue editing")
+    save.click()
+    expect(page.get_by_text("The only parameters are {hub} and {event}")).to_be_visible()
+    page.locator(f"{row}url_template").fill("https://c.example/{event}")
+    # What was typed in as a secret does not come back with the page.
+    expect(page.locator(f"{row}new_token")).to_have_value("")
+    page.locator(f"{row}new_token").fill("s3cret-t0ken")
+    save.click()
+    expect(page.get_by_text("was changed successfully")).to_be_visible()
+    tab.click()
+    page.get_by_role("button", name="https://c.example/").click()
+    expect(page.get_by_text("It is not shown again; to keep it, leave this empty.")).to_be_visible()
+    assert "s3cret" not in page.content()
+    screenshot(page, "admin-event-handlers")
+    shown = service.manage_json("hub", "show", "events")["properties"]["eventHandlers"]
+    assert [handler["urlTemplate"] for handler in shown] == [
+        "https://b.example/",
+        "https://a.example/",
+        "https://c.example/{event}",
+    ]
+    assert shown[2]["auth"] == {"type": "Bearer"}
+
+    page.get_by_role("link", name="Calls to event handlers").click()
+    page.wait_for_url("**/admin/hubs/handlercall/?hub=events")
+    expect(page.get_by_text("The latest calls to event handlers")).to_be_visible()
+
+
 def test_a_hub_gets_role_grants_in_its_own_form(service: Service, signed_in: OpenPage) -> None:
     page = signed_in("/admin/hubs/hub/add/")
     page.locator("#id_name").fill("newsroom")

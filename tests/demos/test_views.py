@@ -13,7 +13,7 @@ from django.urls import set_script_prefix
 
 from hubs.demos.views import content_security_policy
 
-PAGES = ["/", "/demos/chat/", "/demos/logstream/"]
+PAGES = ["/", "/demos/chat/", "/demos/moderated/", "/demos/logstream/"]
 
 
 def text_of(client: Client, path: str, **headers: str) -> str:
@@ -51,6 +51,7 @@ def test_the_front_page_leads_everywhere(client: Client) -> None:
     links = set(re.findall(r'<a [^>]*href="([^"]+)"', text_of(client, "/")))
     assert {
         "/demos/chat/",
+        "/demos/moderated/",
         "/demos/logstream/",
         "/admin/",
         "/admin/hubs/accesskey/",

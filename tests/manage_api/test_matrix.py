@@ -14,6 +14,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from hubs import hub_settings
+from hubs.manage_api.bodies import MAX_BODY_BYTES
 from hubs.manage_api.description import OPERATIONS
 from hubs.manage_api.openapi import management
 from hubs.manage_api.table import ROWS, Row
@@ -24,7 +25,18 @@ from .conftest import Caller, problem
 
 pytestmark = pytest.mark.django_db
 
-HUB = {"properties": {"anonymousConnectPolicy": "allow"}}
+HUB = {
+    "properties": {
+        "anonymousConnectPolicy": "allow",
+        "eventHandlers": [{"urlTemplate": "https://a.example/{event}", "auth": {"type": "Bearer", "token": "t0ken"}}],
+        "eventListeners": [
+            {
+                "endpoint": {"type": "RedisStream", "url": "redis://a.example", "stream": "events"},
+                "filter": {"type": "EventName", "systemEvents": ["connected"], "userEventPattern": "*"},
+            }
+        ],
+    }
+}
 GRANT = {"properties": {"who": "anonymous", "role": "sendToGroup", "groupPattern": "room.*", "hub": "chat"}}
 
 BODIES: dict[str, Any] = {
@@ -254,7 +266,7 @@ def test_json_by_other_names(ask: Callable[..., Any], case: Case, media_type: st
 @pytest.mark.parametrize("case", WITH_BODY)
 def test_a_body_that_is_too_large(ask: Callable[..., Any], case: Case) -> None:
     before = everything()
-    problem(ask(replace(case, body=b" " * 16_385)), 413, "Error.RequestEntityTooLarge")
+    problem(ask(replace(case, body=b" " * (MAX_BODY_BYTES + 1))), 413, "Error.RequestEntityTooLarge")
     assert everything() == before
 
 

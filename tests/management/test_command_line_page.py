@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_line_of_the_page_works(run: Run, line: str) -> None:
     if "hub create" not in line:
         for name in ("chat", "news"):
             AccessKey.objects.ensure_pair(Hub.objects.create(name=name))
-    assert run(*line.split()[1:]).out
+    assert run(*shlex.split(line)[1:]).out
 
 
 def test_every_branch_has_its_part() -> None:

@@ -9,19 +9,42 @@ import threading
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
 from django.db import connections
 
-from hubs.errors import HandlerFailed, HandshakeRefused, NoHandler
+from hubs.errors import HandlerFailed, HandshakeRefused, NoHandler, TooMany
 from hubs.protocols.frames import Payload
-from hubs.upstream import ConnectAnswer, ConnectRequest, EventContext, Rejected, Reply, UserEventRequest, dispatch
+from hubs.upstream import (
+    ConnectAnswer,
+    ConnectRequest,
+    EventContext,
+    Rejected,
+    Reply,
+    UserEventRequest,
+    dispatch,
+    handlers,
+    hub,
+    records,
+)
 from hubs.upstream.handlers import HubHandlers
+from hubs.upstream.session import Session
 from tests.running import PATIENCE
 
 
 async def soon(awaitable: Any) -> Any:
     """Wait for something that has to happen."""
     return await asyncio.wait_for(awaitable, PATIENCE)
+
+
+async def connect(request: ConnectRequest) -> ConnectAnswer:
+    """A new connection's handshake."""
+    return await dispatch.connect(Session.of(request.context), request)
+
+
+async def user_event(request: UserEventRequest) -> Reply:
+    """The first event of a connection."""
+    return await dispatch.user_event(Session.of(request.context), request)
 
 
 def _event(context: EventContext, name: str = "e") -> UserEventRequest:
@@ -38,8 +61,8 @@ def short(settings: Any) -> None:
 
 
 async def test_without_handler_the_token_stands(context: EventContext) -> None:
-    assert await dispatch.connect(ConnectRequest(context)) == ConnectAnswer()
-    assert await dispatch.connect(ConnectRequest(EventContext("hub_without_handlers", "c"))) == ConnectAnswer()
+    assert await connect(ConnectRequest(context)) == ConnectAnswer()
+    assert await connect(ConnectRequest(EventContext("hub_without_handlers", "c"))) == ConnectAnswer()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -59,7 +82,7 @@ async def test_the_answer_to_connect(
 
     application.on_connect(decide_later if asynchronous else decide)
     request = ConnectRequest(context, claims={"sub": ["u"]})
-    assert await soon(dispatch.connect(request)) == (answer or ConnectAnswer())
+    assert await soon(connect(request)) == (answer or ConnectAnswer())
     assert told == [request]
 
 
@@ -87,7 +110,7 @@ async def test_a_refused_connection(
         raise rejected
 
     with pytest.raises(HandshakeRefused) as refused:
-        await soon(dispatch.connect(ConnectRequest(context)))
+        await soon(connect(ConnectRequest(context)))
     assert (refused.value.status, refused.value.message) == (status, message)
     assert caplog.records == []
 
@@ -98,7 +121,7 @@ async def test_connect_has_to_answer_with_a_connect_answer(
 ) -> None:
     application.on_connect(lambda request: answer)
     with pytest.raises(HandshakeRefused) as refused:
-        await soon(dispatch.connect(ConnectRequest(context)))
+        await soon(connect(ConnectRequest(context)))
     assert (refused.value.status, refused.value.message) == (500, "The event handler failed.")
     assert f"returned {type(answer).__name__}; it has to return a ConnectAnswer or None" in caplog.text
 
@@ -111,7 +134,7 @@ async def test_a_connect_handler_that_fails(
         raise ValueError("inner details")
 
     with pytest.raises(HandshakeRefused) as refused:
-        await soon(dispatch.connect(ConnectRequest(context)))
+        await soon(connect(ConnectRequest(context)))
     assert (refused.value.status, refused.value.message) == (500, "The event handler failed.")
     assert "inner details" in caplog.text
 
@@ -128,7 +151,7 @@ async def test_a_connect_handler_that_takes_too_long(
 
     application.on_connect(wait if asynchronous else lambda request: go_on.wait(PATIENCE))
     with pytest.raises(HandshakeRefused) as refused:
-        await soon(dispatch.connect(ConnectRequest(context)))
+        await soon(connect(ConnectRequest(context)))
     go_on.set()
     assert refused.value.status == 500
 
@@ -146,7 +169,7 @@ async def test_the_reply_to_an_event(application: HubHandlers, context: EventCon
         return shout(request)
 
     application.on_event("e")(shout_later if asynchronous else shout)
-    assert await soon(dispatch.user_event(_event(context))) == Reply(Payload("text", b"SECRET"))
+    assert await soon(user_event(_event(context))) == Reply(Payload("text", b"SECRET"))
 
 
 async def test_partial_functions_and_methods_are_handlers(application: HubHandlers, context: EventContext) -> None:
@@ -159,8 +182,8 @@ async def test_partial_functions_and_methods_are_handlers(application: HubHandle
 
     application.on_event("enter")(Room().enter)
     application.on_event("leave")(functools.partial(Room().leave, why="early"))
-    assert await soon(dispatch.user_event(_event(context, "enter"))) == Reply(Payload("text", b"entered"))
-    assert await soon(dispatch.user_event(_event(context, "leave"))) == Reply(Payload("text", b"left early"))
+    assert await soon(user_event(_event(context, "enter"))) == Reply(Payload("text", b"entered"))
+    assert await soon(user_event(_event(context, "leave"))) == Reply(Payload("text", b"left early"))
 
 
 async def test_an_event_nobody_takes(
@@ -170,7 +193,7 @@ async def test_an_event_nobody_takes(
     application.on_event("other")(print)
     for place in (context, EventContext("hub_without_handlers", "c")):
         with pytest.raises(NoHandler):
-            await soon(dispatch.user_event(_event(place)))
+            await soon(user_event(_event(place)))
     assert "secret" not in caplog.text
 
 
@@ -180,7 +203,7 @@ async def test_replies_nobody_could_read(
 ) -> None:
     application.on_event("e")(lambda request: value)
     with pytest.raises(HandlerFailed):
-        await soon(dispatch.user_event(_event(context)))
+        await soon(user_event(_event(context)))
     assert f"The handler of event e in hub {context.hub} failed" in caplog.text
 
 
@@ -192,7 +215,7 @@ async def test_an_event_handler_that_fails(
         raise Rejected(403)
 
     with pytest.raises(HandlerFailed) as failed:
-        await soon(dispatch.user_event(_event(context)))
+        await soon(user_event(_event(context)))
     assert failed.value.message == "Internal server error"
     assert failed.value.name == "InternalServerError"
     assert "secret" not in caplog.text
@@ -210,7 +233,7 @@ async def test_an_event_handler_that_takes_too_long(
 
     application.on_event("e")(wait if asynchronous else lambda request: go_on.wait(PATIENCE))
     with pytest.raises(HandlerFailed):
-        await soon(dispatch.user_event(_event(context)))
+        await soon(user_event(_event(context)))
     go_on.set()
 
 
@@ -224,8 +247,71 @@ async def test_slow_functions_hold_up_neither_the_loop_nor_each_other(
         both.wait(PATIENCE)
         return "done"
 
-    replies = await soon(asyncio.gather(dispatch.user_event(_event(context)), dispatch.user_event(_event(context))))
+    replies = await soon(asyncio.gather(user_event(_event(context)), user_event(_event(context))))
     assert replies == [Reply(Payload("text", b"done"))] * 2
+
+
+async def test_slow_functions_of_one_hub_hold_up_neither_others_nor_other_threads(
+    application: HubHandlers, context: EventContext, webpubsub: Any
+) -> None:
+    webpubsub(HANDLER_THREADS=2, MAX_WAITING_HANDLER_CALLS=1)
+    go_on = threading.Event()
+    begun = threading.Semaphore(0)
+
+    @application.on_event("e")
+    def wait(request: UserEventRequest) -> None:
+        begun.release()
+        go_on.wait(PATIENCE)
+
+    other = hub(f"{application.hub}_2")
+    other.on_event("e")(lambda request: threading.current_thread().name)
+    waiting = [asyncio.create_task(user_event(_event(context))) for _ in range(3)]
+    try:
+        for _ in range(2):
+            assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+        # Two run, one waits, and the next is refused.
+        with pytest.raises(TooMany):
+            await soon(user_event(_event(context)))
+        assert records.recent(application.hub)[0].outcome == records.REFUSED
+        reply = await soon(user_event(_event(EventContext(other.hub, "c"))))
+        assert reply.payload is not None
+        assert reply.payload.data.startswith(f"handlers of {other.hub}".encode())
+        # One that waits for a thread can still be given up.
+        waiting[2].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[2]
+    finally:
+        go_on.set()
+        del handlers._HUBS[other.hub]
+    assert await soon(asyncio.gather(*waiting[:2])) == [Reply()] * 2
+
+
+async def test_a_plain_function_reaches_the_servers_loop(application: HubHandlers, context: EventContext) -> None:
+    loop = asyncio.get_running_loop()
+
+    @application.on_event("e")
+    def ask(request: UserEventRequest) -> bool:
+        async def here() -> bool:
+            return asyncio.get_running_loop() is loop
+
+        return async_to_sync(here)()
+
+    assert await soon(user_event(_event(context))) == Reply(Payload("json", b"true"))
+
+
+async def test_plain_notifications_leave_threads_to_events(
+    application: HubHandlers, context: EventContext, webpubsub: Any
+) -> None:
+    webpubsub(HANDLER_THREADS=2, MAX_WAITING_HANDLER_CALLS=0)
+    go_on = threading.Event()
+    application.on_connected(lambda context: go_on.wait(PATIENCE))
+    application.on_event("e")(lambda request: "answer")
+    for _ in range(10):
+        dispatch.connected(Session.of(context))
+    assert await soon(user_event(_event(context))) == Reply(Payload("text", b"answer"))
+    go_on.set()
+    await soon(asyncio.gather(*dispatch._notifications))
+    assert [record.outcome for record in records.recent(application.hub)] == [records.ANSWERED] * 11
 
 
 async def test_who_stops_waiting_gives_the_handler_up(application: HubHandlers, context: EventContext) -> None:
@@ -240,7 +326,7 @@ async def test_who_stops_waiting_gives_the_handler_up(application: HubHandlers, 
             cancelled.set()
             raise
 
-    task = asyncio.create_task(dispatch.user_event(_event(context)))
+    task = asyncio.create_task(user_event(_event(context)))
     await soon(begun.wait())
     task.cancel()
     await soon(cancelled.wait())
@@ -262,7 +348,7 @@ async def test_plain_functions_may_use_the_database(
         monkeypatch.setattr(connection, "close_if_unusable_or_obsolete", lambda: looked_after.append("looked"))
         return list(Group.objects.values_list("name", flat=True))
 
-    assert await soon(dispatch.user_event(_event(context))) == Reply(Payload("json", b'["friends"]'))
+    assert await soon(user_event(_event(context))) == Reply(Payload("json", b'["friends"]'))
     assert looked_after == ["looked"]
 
 
@@ -282,19 +368,22 @@ async def test_notifications_are_told_beside_the_conversation(application: HubHa
     def closed(context: EventContext, reason: str) -> None:
         loop.call_soon_threadsafe(told.put_nowait, (context, reason))
 
-    dispatch.connected(context)
+    session = Session.of(context)
+    dispatch.connected(session)
     assert told.empty()
     assert await soon(told.get()) == context
-    dispatch.disconnected(context, "bye")
+    dispatch.disconnected(session, "bye")
     assert await soon(told.get()) == (context, "bye")
 
 
 async def test_nobody_has_to_be_told(application: HubHandlers, context: EventContext) -> None:
-    before = asyncio.all_tasks()
     for place in (context, EventContext("hub_without_handlers", "c")):
-        dispatch.connected(place)
-        dispatch.disconnected(place, "")
-    assert asyncio.all_tasks() == before
+        session = Session.of(place)
+        dispatch.connected(session)
+        dispatch.disconnected(session, "")
+    await soon(asyncio.wait(set(dispatch._notifications)))
+    assert records.recent(application.hub) == []
+    assert records.recent("hub_without_handlers") == []
 
 
 async def test_a_notification_that_fails_is_logged(
@@ -304,7 +393,7 @@ async def test_a_notification_that_fails_is_logged(
     async def fail(context: EventContext) -> None:
         raise ValueError("inner details")
 
-    dispatch.connected(context)
+    dispatch.connected(Session.of(context))
     await soon(asyncio.gather(*dispatch._notifications))
     assert f"The connected handler of hub {context.hub} failed" in caplog.text
     assert "inner details" in caplog.text
@@ -318,7 +407,9 @@ async def test_a_notification_that_takes_too_long_is_given_up(
     async def wait(context: EventContext, reason: str) -> None:
         await asyncio.Event().wait()
 
-    dispatch.disconnected(context, "")
+    session = Session.of(context)
+    dispatch.connected(session)
+    dispatch.disconnected(session, "")
     await soon(asyncio.gather(*dispatch._notifications))
     assert "The disconnected handler" in caplog.text
     await asyncio.sleep(0)

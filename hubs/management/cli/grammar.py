@@ -138,10 +138,11 @@ def hub_name(name: str) -> str:
 
 def add_flag(parser: argparse.ArgumentParser, option: str, meaning: str) -> None:
     """Add an option of three states: true, false, not given. The bare option means true, as in Azure's tool."""
-    parser.add_argument(option, nargs="?", const=True, type=_true_or_false, metavar="true|false", help=meaning)
+    parser.add_argument(option, nargs="?", const=True, type=true_or_false, metavar="true|false", help=meaning)
 
 
-def _true_or_false(text: str) -> bool:
+def true_or_false(text: str) -> bool:
+    """Read a flag's value in any of the ways people write it. Raises ArgumentTypeError."""
     if text.lower() in _TRUE:
         return True
     if text.lower() in _FALSE:

@@ -1,22 +1,25 @@
 """`webpubsub hub`: the settings of hubs.
 
-A hub works without being created; creating it is how its settings get a place. The JSON has the names
-of Azure's hub resource; `anonymousUserIdPolicy` is ours.
+A hub works without being created; creating it, or changing it, is how its settings get a place. The JSON
+has the names of Azure's hub resource; `anonymousUserIdPolicy`, `enabled` and the endpoints of listeners
+are ours. Event handlers are typed as for Azure's tool, as pairs; those of listeners are in the same way.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import Count, QuerySet
 
 from hubs import administration, resources
-from hubs.management.cli import grammar
+from hubs.management.cli import grammar, pairs
 from hubs.management.cli.output import Output, Record, Rows, yes_or_no
 from hubs.management.cli.trouble import Error
 from hubs.models import Hub
@@ -26,6 +29,9 @@ _FLAGS = {
     "allow_anonymous": "anonymous_connect",
     "allow_anonymous_user_ids": "anonymous_user_ids",
 }
+# Option, and field of the hub → how its pairs are read.
+_LISTS = {"event_handlers": pairs.HANDLER, "event_listeners": pairs.LISTENER}
+_HANDLER_EXAMPLE = "--event-handler url-template=https://example.com/{event} system-event=connect"
 
 
 def add_to(tree: Any) -> None:
@@ -37,7 +43,11 @@ def add_to(tree: Any) -> None:
         create,
         "Create a hub's settings",
         details="Hubs need not be created to work, unless REQUIRE_KNOWN_HUBS is set.",
-        examples=["--hub-name chat", "--hub-name chat --allow-anonymous true --output json"],
+        examples=[
+            "--hub-name chat",
+            "--hub-name chat --allow-anonymous true --output json",
+            f"--hub-name chat {_HANDLER_EXAMPLE}",
+        ],
     )
     _add_settings(parser)
 
@@ -45,8 +55,14 @@ def add_to(tree: Any) -> None:
         "update",
         update,
         "Change a hub's settings",
-        details="What is not named stays as it is. A running service follows within two seconds.",
-        examples=["--hub-name chat --allow-anonymous false", "chat --allow-anonymous-user-ids true"],
+        details="What is not named stays as it is; event handlers and listeners are set as a whole. A hub without "
+        "settings gets them. A running service follows within two seconds.",
+        examples=[
+            "--hub-name chat --allow-anonymous false",
+            f"--hub-name chat {_HANDLER_EXAMPLE}",
+            "chat --event-listener type=RedisStream url=redis://localhost stream=chat user-event-pattern='*'",
+            "chat --event-handler ''",
+        ],
     )
     _add_settings(parser)
 
@@ -60,7 +76,7 @@ def add_to(tree: Any) -> None:
     parser = branch.command(
         "delete",
         delete,
-        "Delete a hub's settings, with its own keys and role grants",
+        "Delete a hub's settings, with its event handlers, own keys and role grants",
         details="Open connections live on; the hub goes on with default settings.",
         examples=["--hub-name chat", "--hub-name chat --yes"],
     )
@@ -81,6 +97,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--allow-anonymous-user-ids",
         "negotiate gives visitors who are not signed in the user id they ask for (not in Azure)",
     )
+    for option, table in _LISTS.items():
+        parser.add_argument(
+            f"--{option.replace('_', '-').removesuffix('s')}",
+            nargs="*",
+            action="append",
+            dest=option,
+            metavar="KEY=VALUE",
+            help=table.help_text(),
+        )
     _add_hub(parser)
 
 
@@ -98,7 +123,7 @@ def create(options: argparse.Namespace, out: Output) -> None:
     """Create a hub."""
     name = grammar.chosen_hub(options)
     try:
-        administration.create_hub(name, _changes(options))
+        _said(administration.create_hub, name, _changes(options))
     except administration.AlreadyThere:
         raise Error(
             f"There is a hub {name} already. To change it: manage.py webpubsub hub update --hub-name {name} …"
@@ -111,11 +136,27 @@ def update(options: argparse.Namespace, out: Output) -> None:
     changes = _changes(options)
     name = grammar.chosen_hub(options)
     if not changes:
-        grammar.fail_usage(options, "nothing to change: give --allow-anonymous or --allow-anonymous-user-ids")
-    # Without such a hub the next line says what there is instead.
-    with contextlib.suppress(Hub.DoesNotExist):
-        administration.change_hub(name, changes)
+        grammar.fail_usage(
+            options,
+            "nothing to change: give --allow-anonymous, --allow-anonymous-user-ids, --event-handler or "
+            "--event-listener",
+        )
+    known = list(Hub.objects.values_list("name", flat=True))
+    with transaction.atomic():
+        administration.ensure_hub(name)
+        _said(administration.change_hub, name, changes)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        out.note(f"Hub {name} had no settings yet; it has now.{f' There is a hub {near[0]}, too.' if near else ''}")
     _print(existing(name), out)
+
+
+def _said(change: Callable[..., Hub], name: str, changes: dict[str, Any]) -> None:
+    """Make a change; what the rules say against it is told with the words that were typed."""
+    try:
+        change(name, changes)
+    except ValidationError as problem:
+        raise Error(" ".join(pairs.complaints(problem, _LISTS))) from None
 
 
 def show(options: argparse.Namespace, out: Output) -> None:
@@ -125,13 +166,22 @@ def show(options: argparse.Namespace, out: Output) -> None:
 
 def list_hubs(options: argparse.Namespace, out: Output) -> None:
     """Print all hubs."""
-    hubs = list(_counted())
-    columns = ["Name", "Anonymous connections", "Visitors choose user ids", "Own keys", "Role grants", "Created"]
+    hubs = list(_counted().prefetch_related("event_handlers", "event_listeners"))
+    columns = [
+        "Name",
+        "Anonymous connections",
+        "Visitors choose user ids",
+        "Event handlers",
+        "Own keys",
+        "Role grants",
+        "Created",
+    ]
     rows = [
         [
             hub.name,
             yes_or_no(hub.anonymous_connect),
             yes_or_no(hub.anonymous_user_ids),
+            str(len(hub.event_handlers.all())),
             str(hub.key_count),
             str(hub.grant_count),
             f"{hub.created_at:%Y-%m-%d %H:%M}",
@@ -154,7 +204,8 @@ def delete(options: argparse.Namespace, out: Output) -> None:
 def _ask(hub: Any) -> None:
     if not sys.stdin.isatty():
         raise Error("Nobody can be asked here. To delete without being asked, add --yes.")
-    lost = f"with {hub.key_count} keys and {hub.grant_count} role grants"
+    routes = hub.event_handlers.count() + hub.event_listeners.count()
+    lost = f"with {hub.key_count} keys, {hub.grant_count} role grants and {routes} event handlers and listeners"
     try:
         answer = input(f"Delete the settings of hub {hub.name}, {lost}? (y/N) ")
     except (EOFError, KeyboardInterrupt):
@@ -163,8 +214,11 @@ def _ask(hub: Any) -> None:
         raise Error("Nothing was deleted.")
 
 
-def _changes(options: argparse.Namespace) -> dict[str, bool]:
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
     given = {field: getattr(options, option) for option, field in _FLAGS.items()}
+    for option, table in _LISTS.items():
+        words = getattr(options, option)
+        given[option] = None if words is None else table.read(words)
     return {field: value for field, value in given.items() if value is not None}
 
 
@@ -180,13 +234,23 @@ def _as_json(hub: Any) -> dict[str, Any]:
 
 
 def _print(hub: Any, out: Output) -> None:
-    pairs = [
+    handlers = [
+        (f"Event handler {number}", handler.get_inline_title())
+        for number, handler in enumerate(hub.event_handlers.all(), 1)
+    ]
+    listeners = [
+        (f"Event listener {number}", listener.get_inline_title())
+        for number, listener in enumerate(hub.event_listeners.all(), 1)
+    ]
+    lines = [
         ("Name", hub.name),
         ("Anonymous connections", yes_or_no(hub.anonymous_connect)),
         ("Visitors choose user ids", yes_or_no(hub.anonymous_user_ids)),
+        *handlers,
+        *listeners,
         ("Own keys", str(hub.key_count)),
         ("Role grants", str(hub.grant_count)),
         ("Created", f"{hub.created_at:%Y-%m-%d %H:%M}"),
         ("Changed", f"{hub.updated_at:%Y-%m-%d %H:%M}"),
     ]
-    out.result(_as_json(hub), Record(pairs))
+    out.result(_as_json(hub), Record(lines))

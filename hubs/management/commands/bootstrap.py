@@ -16,6 +16,7 @@ PAGES = (
     ("/", "start page"),
     ("/demos/chat/", "chat room"),
     ("/demos/logstream/", "log stream"),
+    ("/demos/moderated/", "moderated chat"),
     ("/admin/", "hubs, keys, role grants, client URLs"),
 )
 

@@ -1,0 +1,115 @@
+"""What the upstream side knows of one connection.
+
+A connection holds one session from its handshake to its end, and takes it along when it moves to
+another process. Who somebody is stands in it once `connect` has been answered; the state and the
+cookies are the event handlers' own and change with their answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hubs.upstream.cookies import Cookies
+from hubs.upstream.events import ConnectRequest, Event, EventContext, UserEventRequest
+
+
+class Session:
+    """One logical connection, as event handlers see it."""
+
+    __slots__ = (
+        "_next_number",
+        "_opened",
+        "connection_id",
+        "cookies",
+        "ended",
+        "greeting",
+        "hub",
+        "state",
+        "subprotocol",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        hub: str,
+        connection_id: str,
+        user_id: str | None = None,
+        subprotocol: str | None = None,
+        state: str | None = None,
+    ) -> None:
+        self.hub = hub
+        self.connection_id = connection_id
+        self.user_id = user_id
+        self.subprotocol = subprotocol
+        self.state = state
+        self.cookies = Cookies()
+        self._next_number = 0
+        self._opened = False
+        self.ended = False
+        # The `connected` event that is still on its way; `disconnected` goes after it.
+        self.greeting: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, context: EventContext) -> Session:
+        """A session that begins with what `context` says."""
+        return cls(context.hub, context.connection_id, context.user_id, context.subprotocol, context.state)
+
+    @property
+    def context(self) -> EventContext:
+        """The connection as it is now."""
+        return EventContext(self.hub, self.connection_id, self.user_id, self.subprotocol, self.state)
+
+    def admitted(self, user_id: str | None, subprotocol: str | None) -> None:
+        """Note what the handshake came to; these stay for good."""
+        self.user_id = user_id
+        self.subprotocol = subprotocol
+
+    def event(self, name: str, request: ConnectRequest | UserEventRequest | None = None, reason: str = "") -> Event:
+        """Give the connection's next event: numbered, dated, and with its present state."""
+        number = self._next_number
+        # `connect` is 0, and so the first event after it is 1 also where nobody asked for `connect`.
+        self._next_number = number + 1
+        return Event(self.context, name, number, time.time(), request, reason)
+
+    def open(self) -> bool:
+        """Note that the connection is open; tells whether that is news."""
+        news = not self._opened
+        self._opened = True
+        return news
+
+    def greeted(self, _: object) -> None:
+        """Note that `connected` has arrived, or was given up."""
+        self.greeting = None
+
+    def end(self) -> bool:
+        """Note that the connection has ended; tells whether that is news. What was never open cannot end."""
+        news = self._opened and not self.ended
+        self.ended = True
+        return news
+
+    def packed(self) -> dict[str, Any]:
+        """Everything that has to go along to another process, as plain values."""
+        return {
+            "hub": self.hub,
+            "connection_id": self.connection_id,
+            "user_id": self.user_id,
+            "subprotocol": self.subprotocol,
+            "state": self.state,
+            "cookies": self.cookies.packed(),
+            "next_number": self._next_number,
+            "opened": self._opened,
+            "ended": self.ended,
+        }
+
+    @classmethod
+    def unpacked(cls, packed: Mapping[str, Any]) -> Session:
+        """The session that `packed` was made of."""
+        session = cls(packed["hub"], packed["connection_id"], packed["user_id"], packed["subprotocol"], packed["state"])
+        session.cookies = Cookies(packed["cookies"])
+        session._next_number = packed["next_number"]
+        session._opened = packed["opened"]
+        session.ended = packed["ended"]
+        return session

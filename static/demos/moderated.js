@@ -1,0 +1,214 @@
+/* The moderated chat. The page may not send to the room: it sends the event "say" to the moderator, who sends the
+   message on to the others, and answers with the text as it was sent and with statistics.
+
+   The answer comes before the acknowledgement, so a message that is acknowledged shows what others see. */
+
+import { hideLost, onRetry, showLost } from "./banner.js";
+import { Connection, Declined } from "./connection.js";
+import { Outbox, newId } from "./outbox.js";
+import { shortened } from "./payload.js";
+import { Transcript, exactTime } from "./transcript.js";
+
+const REMEMBERED = "hubwire.moderated";
+
+const byId = (id) => document.getElementById(id);
+const negotiate = byId("main").dataset.negotiate;
+const entrance = byId("entrance");
+const nameField = byId("name");
+const text = byId("text");
+const signedIn = "signedIn" in nameField.dataset;
+
+let connection = null;
+let awaySince = null; // when messages of others began to pass us by, or null
+
+const transcript = new Transcript("Messages");
+byId("transcripts").append(transcript.element);
+
+const unanswered = new Map(); // id → own message that the moderator has not answered yet
+const outbox = new Outbox(
+  async (message) => {
+    message.refused = "";
+    unanswered.set(message.id, message);
+    try {
+      await connection.request({ type: "event", event: "say", dataType: "json", data: { text: message.text, id: message.id } });
+    } finally {
+      unanswered.delete(message.id);
+    }
+    if (message.refused) throw new Declined({ message: message.refused });
+  },
+  ({ entry }, state, words, actions) => {
+    if (state === "discarded") transcript.remove(entry);
+    else transcript.setState(entry, state, words, actions);
+  },
+);
+
+// ── Coming in ──────────────────────────────────────────────────────────────────────────────────────────
+
+function enter(name) {
+  connection?.stop();
+  hideLost();
+  showTrouble("");
+  entrance.querySelector("button").textContent = "Entering…";
+  const on = {
+    onOpen: ({ userId }) => opened(userId, name),
+    onMessage: received,
+    onLost: (loss) => {
+      if (loss.wasOpen) awaySince ??= new Date();
+      showLost(loss);
+    },
+    onRefused: (message) => {
+      hideLost();
+      showEntrance(message);
+    },
+  };
+  // The name goes with the WebSocket's address, where the moderator's connect handler finds it.
+  connection = new Connection(negotiate, on, signedIn ? {} : { name });
+  connection.start();
+}
+
+function opened(userId, name) {
+  hideLost();
+  byId("you").textContent = userId;
+  entrance.hidden = true;
+  remember(name);
+  if (awaySince) {
+    const [from, to] = [awaySince, new Date()].map(exactTime);
+    transcript.addNote(`You were not connected from ${from} to ${to}. What others wrote then is missing here.`);
+    awaySince = null;
+  }
+  showStatistics({ messages: 0, masked: 0 }); // another connection, another state
+  outbox.flush();
+  if (byId("chat").hidden) {
+    byId("chat").hidden = false;
+    transcript.show();
+    text.focus();
+  }
+}
+
+function showEntrance(trouble = "") {
+  byId("chat").hidden = true;
+  entrance.hidden = false;
+  entrance.querySelector("button").textContent = "Enter";
+  showTrouble(trouble);
+  nameField.focus();
+  nameField.select();
+}
+
+function showTrouble(trouble) {
+  byId("name-trouble").textContent = trouble;
+  if (trouble) nameField.setAttribute("aria-invalid", "true");
+  else nameField.removeAttribute("aria-invalid");
+}
+
+entrance.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = nameField.value.trim();
+  if (name) enter(name);
+  else showEntrance("Write a name first.");
+});
+
+byId("change-name")?.addEventListener("click", () => {
+  if (outbox.count()) {
+    say("Some of your messages are not sent yet. Wait for them, or discard them, before you change your name.");
+    return;
+  }
+  connection.stop();
+  hideLost();
+  awaySince ??= new Date();
+  showEntrance();
+  remember("");
+});
+
+// ── Messages ───────────────────────────────────────────────────────────────────────────────────────────
+
+function received({ from, dataType, data }) {
+  if (dataType !== "json" || typeof data !== "object" || data === null) return;
+  if (from === "server") answered(data);
+  else if (from === "group") heard(data);
+}
+
+/** The moderator's answer to a message of ours. */
+function answered({ id, text, masked, refused, statistics }) {
+  const message = unanswered.get(id);
+  if (message && refused) message.refused = String(refused);
+  else if (message) transcript.setText(message.entry, String(text), moderation(masked));
+  if (statistics) showStatistics(statistics);
+}
+
+/** What the moderator has sent on of somebody else. Only the moderator can send here, so the author is right. */
+function heard({ id, from, text, masked }) {
+  const author = String(from);
+  const entry = transcript.addMessage({ author, text: "", key: id ? JSON.stringify([author, String(id)]) : null });
+  if (entry) transcript.setText(entry, shortened(String(text)), moderation(masked));
+}
+
+function moderation(masked) {
+  if (!masked) return "";
+  return masked === 1 ? "1 word masked" : `${Number(masked).toLocaleString()} words masked`;
+}
+
+function showStatistics({ messages, masked }) {
+  byId("messages").textContent = Number(messages).toLocaleString();
+  byId("masked").textContent = Number(masked).toLocaleString();
+}
+
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = text.value.trim();
+  if (!words) return;
+  if (outbox.isFull) {
+    say("Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.");
+    return;
+  }
+  const author = byId("you").textContent;
+  const message = { text: words, id: newId() };
+  message.entry = transcript.addMessage({ author, text: words, own: true, key: JSON.stringify([author, message.id]) });
+  transcript.element.scrollTop = transcript.element.scrollHeight;
+  outbox.add(message, connection.isOpen);
+  text.value = "";
+  say("");
+});
+
+text.addEventListener("keydown", (event) => {
+  // While an input method composes a character, Enter belongs to it.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId("composer").requestSubmit();
+});
+
+function say(words) {
+  byId("notice").textContent = words;
+}
+
+window.addEventListener("beforeunload", (event) => {
+  if (outbox.count()) event.preventDefault();
+});
+
+// ── What a reload of this tab should not lose ──────────────────────────────────────────────────────────
+
+function remember(name) {
+  try {
+    sessionStorage.setItem(REMEMBERED, name);
+  } catch {
+    // Storage may be off or full; then a reload asks for the name.
+  }
+}
+
+function remembered() {
+  try {
+    return sessionStorage.getItem(REMEMBERED) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+// A window with little height has better use for it than a list of words.
+if (window.matchMedia("(max-width: 720px)").matches) document.querySelector(".words").open = false;
+
+onRetry(() => connection?.retryNow());
+showEntrance();
+const before = remembered();
+if (before) {
+  if (!signedIn) nameField.value = before;
+  enter(before);
+}
