@@ -44,6 +44,18 @@ def check_settings(**_: Any) -> list[CheckMessage]:
             )
         )
     if not problems:
+        # What a client missed is put into its outbox at once when it is back.
+        for kept, waiting in (("MESSAGES", "MAX_OUTBOX_MESSAGES"), ("BYTES", "MAX_OUTBOX_BYTES")):
+            buffer = getattr(conf.settings, f"RELIABLE_BUFFER_{kept}")
+            if buffer > getattr(conf.settings, waiting):
+                problems.append(
+                    Warning(
+                        f"WEBPUBSUB['RELIABLE_BUFFER_{kept}'] is {buffer}, more than {waiting}: a client that comes "
+                        "back to so much is closed as one that reads too slowly.",
+                        hint=f"Set {waiting} to at least {buffer}.",
+                        id="hubs.W002",
+                    )
+                )
         first = urlsplit(conf.settings.PUBLIC_ENDPOINTS[0])
         local = first.hostname in ("localhost", "127.0.0.1", "::1")
         if first.scheme == "http" and not local:

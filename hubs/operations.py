@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -338,7 +339,12 @@ async def _close(connections: Sequence[LiveConnection], arguments: dict[str, Any
 @answers("join")
 async def _join(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
     for connection in connections:
-        for group in arguments["groups"]:
+        for position, group in enumerate(arguments["groups"]):
+            if connection not in switchboard():
+                # It has ended meanwhile, or gone on in another process.
+                with suppress(NotFound):
+                    await _ask("join", connection.hub, connection.id, groups=arguments["groups"][position:])
+                break
             await join_group(connection, group)
     return len(connections)
 

@@ -86,3 +86,14 @@ def test_there_has_to_be_a_channel_layer(settings: Any, layers: dict[str, Any]) 
 
 def test_a_channel_layer_is_fine(settings: Any) -> None:
     assert checks.check_channel_layer() == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "waiting", "size"), [("MESSAGES", "MAX_OUTBOX_MESSAGES", 5000), ("BYTES", "MAX_OUTBOX_BYTES", 2 << 20)]
+)
+def test_a_buffer_that_no_outbox_holds(settings: Any, kept: str, waiting: str, size: int) -> None:
+    name = f"RELIABLE_BUFFER_{kept}"
+    [problem] = _complaints(settings, **{name: size, waiting: size - 1})
+    assert (problem.id, type(problem)) == ("hubs.W002", Warning)
+    assert waiting in str(problem.hint)
+    assert _complaints(settings, **{name: size, waiting: size}) == []
