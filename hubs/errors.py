@@ -56,7 +56,13 @@ class TooMany(Refusal):
 
 
 class Unavailable(Refusal):
-    """Other processes cannot be reached or did not answer, so the operation is not done, or not everywhere."""
+    """Other processes cannot be reached or did not answer, so the operation is not done, or not everywhere.
+
+    `published`: the name (process and number) of a publication that some may have got; repeated under it,
+    it reaches the others alone.
+    """
+
+    published: tuple[str, int] | None = None
 
 
 class NotFound(Refusal):

@@ -114,14 +114,17 @@ async def send_to_group(
     metadata: Mapping[str, str] | None = None,
     ttl_secs: int | None = None,
     all_or_nobody: bool = True,
+    again: tuple[str, int] | None = None,
 ) -> None:
     """Publish to the members of a group. The sender needs no membership.
 
     Clients ask with `all_or_nobody` False: the members of their own process get it first, and also
-    where the other processes cannot be reached.
+    where the other processes cannot be reached. `again`: what `Unavailable.published` said the last
+    time; then those who have it do not get it twice.
     """
     audience = Audience(canonical_hub(hub), group=group, filter=filter, excluded=excluded)
-    await _publish(audience, payload, metadata, from_user_id, ttl_secs=ttl_secs, all_or_nobody=all_or_nobody)
+    options: dict[str, Any] = {"ttl_secs": ttl_secs, "all_or_nobody": all_or_nobody, "again": again}
+    await _publish(audience, payload, metadata, from_user_id, **options)
 
 
 async def send_to_user(
@@ -158,10 +161,11 @@ async def _publish(
     connection: str | None = None,
     ttl_secs: int | None = None,
     all_or_nobody: bool = True,
+    again: tuple[str, int] | None = None,
 ) -> None:
     copied = dict(metadata) if metadata else None
     publication = Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs)
-    await switchboard().publish(publication, all_or_nobody=all_or_nobody)
+    await switchboard().publish(publication, all_or_nobody=all_or_nobody, again=again)
 
 
 # Closing. Each returns when the connections are gone from every process.

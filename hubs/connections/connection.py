@@ -31,7 +31,7 @@ from hubs.connections import reconnection
 from hubs.connections.backlog import Backlog, BacklogFull
 from hubs.connections.lane import Lane
 from hubs.connections.outbox import Outbox
-from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal
+from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
 from hubs.protocols.codec import Codec, Message, Outgoing
 from hubs.protocols.frames import (
     TEXT,
@@ -66,6 +66,8 @@ INTERNAL_ERROR = "Internal server error"
 BUFFER_FULL = "The reliable message buffer is full."
 TAKEN_OVER = "The connection was recovered by another socket."
 EXPIRED = "The connection recovery timeout expired."
+
+MAX_HALF_DONE = 1000
 
 # Beyond a handler's own time: what its answer needs to come from another process.
 FINISHING_SECS = 10.0
@@ -111,6 +113,8 @@ class Connection:
             self.backlog = Backlog(conf.settings.RELIABLE_BUFFER_MESSAGES, conf.settings.RELIABLE_BUFFER_BYTES)
         self.ack_pause_secs = ack_pause_secs
         self.acks = AckMemory(conf.settings.DUPLICATE_MEMORY)
+        # Publications that some got and others perhaps not, by ackId: the name they can be repeated under.
+        self.half_done: dict[int, tuple[str, int]] = {}
         self._end_reason = ""
         # Closed: the service has said goodbye. Ended: all is over. Departed: it goes on in another process.
         self._closed = self._ended = self._departed = False
@@ -393,16 +397,26 @@ class Connection:
     async def _send_to_group(self, frame: SendToGroup) -> None:
         if not self.permissions.may_send(frame.group):
             raise Forbidden(NOT_ALLOWED.format(verb="send to", group=frame.group))
-        await operations.send_to_group(
-            self.hub,
-            frame.group,
-            frame.payload,
-            from_user_id=self.user_id,
-            metadata=frame.metadata,
-            excluded=(self.id,) if frame.no_echo else (),
-            ttl_secs=frame.ttl_secs,
-            all_or_nobody=False,
-        )
+        ack_id = frame.ack_id
+        try:
+            await operations.send_to_group(
+                self.hub,
+                frame.group,
+                frame.payload,
+                from_user_id=self.user_id,
+                metadata=frame.metadata,
+                excluded=(self.id,) if frame.no_echo else (),
+                ttl_secs=frame.ttl_secs,
+                all_or_nobody=False,
+                again=None if ack_id is None else self.half_done.pop(ack_id, None),
+            )
+        except Unavailable as unavailable:
+            if ack_id is not None and unavailable.published is not None:
+                # The client will send it again under this ackId; then who has it shall not get it twice.
+                self.half_done[ack_id] = unavailable.published
+                if len(self.half_done) > MAX_HALF_DONE:
+                    del self.half_done[next(iter(self.half_done))]
+            raise
 
     async def _event(self, frame: UserEvent) -> None:
         request = UserEventRequest(self.session.context, frame.event, frame.payload, frame.metadata or {})

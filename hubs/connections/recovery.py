@@ -186,6 +186,7 @@ def _unpack(board: Switchboard, arrival: Arrival, state: dict[str, Any], frames:
     connection.moves = state["moves"]
     for ack_id in state["acks"]:
         connection.acks.remember(ack_id)
+    connection.half_done = {ack_id: (process, number) for ack_id, (process, number) in state["half_done"].items()}
     if connection.backlog is None:
         raise NotFound(f"Connection `{arrival.id}` cannot be recovered.")
     connection.backlog.unpack(frames, sent=state["sent"], last=state["last"], now=_now())
@@ -232,6 +233,7 @@ async def _hand_over(connections: Sequence[Any], asked: dict[str, Any]) -> dict[
         "session": connection.session.packed(),
         "ack_pause_secs": connection.ack_pause_secs,
         "acks": list(connection.acks),
+        "half_done": connection.half_done,
         "moves": connection.moves + 1,
         "sent": backlog.sent,
         "last": backlog.last,

@@ -65,7 +65,7 @@ from hubs.messaging.envelope import (
 from hubs.messaging.lines import Lines
 from hubs.messaging.moves import MAX_FORWARDS, Arrival, Notes
 from hubs.messaging.peers import HELLO_SECS, Peers
-from hubs.messaging.tally import Departures, Tally
+from hubs.messaging.tally import Departures, Recent, Tally
 from hubs.protocols.codec import Outgoing
 from hubs.protocols.frames import ServerMessage
 from hubs.rules.filters import compile_filter
@@ -137,6 +137,7 @@ class Switchboard:
         self._departures = Departures()
         self._departed: list[asyncio.Future[None]] = []
         self._taken: dict[str, Tally] = {}
+        self._recent: dict[str, Recent] = {}
         self._probes: dict[int, asyncio.Event] = {}
         self._probed = 0
         # So many of the subscriptions made by the lines are known to be in force.
@@ -227,11 +228,14 @@ class Switchboard:
 
     # Publications
 
-    async def publish(self, publication: Publication, *, all_or_nobody: bool = False) -> None:
+    async def publish(
+        self, publication: Publication, *, all_or_nobody: bool = False, again: tuple[str, int] | None = None
+    ) -> None:
         """Deliver to everybody who is meant, here and in every other process.
 
         Raises Unavailable when the other processes could not be reached. Members here have it then,
-        unless `all_or_nobody` was asked for: then nobody has, and it may be published again.
+        unless `all_or_nobody` was asked for: then nobody has, and it may be published again. `again`: the
+        name under which that happened (`Unavailable.published`), so that who has it is passed over.
         """
         if publication.connection is not None:
             await self._publish_to_one(publication, publication.connection)
@@ -243,13 +247,28 @@ class Switchboard:
             source = (self.process, number)
             # Usually here first: local members do not wait for the way to the others, and an echo is out
             # before its publisher's ack.
-            if not all_or_nobody:
+            if not all_or_nobody and not self._has(again):
                 self._deliver(publication, source)
             hub, group = publication.audience.hub, publication.audience.group
             address = hub_address(hub) if group is None else group_address(hub, group)
-            await self._send(address, encode(publication), number=number, floor=self._departures.floor)
+            numbers: dict[str, Any] = {"number": number, "floor": self._departures.floor}
+            if again is not None:
+                numbers["again"] = again
+            try:
+                await self._send(address, encode(publication), **numbers)
+            except Unavailable as problem:
+                if not all_or_nobody:
+                    problem.published = again or source
+                raise
             if all_or_nobody:
                 self._deliver(publication, source)
+
+    def _has(self, published: tuple[str, int] | None) -> bool:
+        """Whether members here have been given a publication of this name."""
+        if published is None:
+            return False
+        process, number = published
+        return process == self.process or number in self._recent.get(process, ())
 
     @contextmanager
     def _numbered(self, *, here_first: bool) -> Iterator[int]:
@@ -691,12 +710,17 @@ class Switchboard:
                 self._pass_on(next_process, publication, message)
             return
         origin = message["origin"]
-        self._deliver(publication, (origin, number))
+        again = message.get("again")
+        if again is None or not self._has((again[0], again[1])):
+            self._deliver(publication, (origin, number))
+        for process, one in ((origin, number), again or (origin, number)):
+            self._recent.setdefault(process, Recent()).note(one)
         tally = self._taken.get(origin)
         if tally is None:
             # Of processes that are no more there is nothing to be told apart.
-            alive = self._peers.alive()
+            alive = {*self._peers.alive(), origin}
             self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
+            self._recent = {process: recent for process, recent in self._recent.items() if process in alive}
             tally = self._taken[origin] = Tally()
         tally.take(number, message["floor"])
 
@@ -726,8 +750,8 @@ class Switchboard:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, address: str, body: bytes, *, origin: str | None = None, **numbers: int) -> None:
-        """Send to an address. `numbers`: `number` and `floor` of a publication (tally.py), `forwards` (moves.py)."""
+    async def _send(self, address: str, body: bytes, *, origin: str | None = None, **numbers: Any) -> None:
+        """Send to an address. `numbers`: of a publication `number`, `floor`, `again` (tally.py); `forwards` (moves.py)."""
         message = {"type": MESSAGE_TYPE, "origin": self.process if origin is None else origin, "body": body}
         try:
             async with asyncio.timeout(conf.settings.ANSWER_SECS):

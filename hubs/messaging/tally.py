@@ -9,12 +9,22 @@ The layer gives a process what was sent in the order in which it was sent. So wh
 publication with the floor n has read all earlier ones that were for it, and needs to remember
 single numbers from n upwards only. These are few: what one process sends at the same time.
 
+Numbers also name a publication that has to be repeated because nobody knows whom it reached: who has
+it already takes it no second time (`Recent`).
+
+All of this relies on one order for all processes, which one Redis gives; a layer that spreads its
+addresses over several hosts does not.
+
 Pure: numbers in, answers out.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+
+# Repetitions come within seconds.
+RECENT_NUMBERS = 10_000
 
 
 class Tally:
@@ -39,6 +49,28 @@ class Tally:
     def packed(self) -> tuple[int, list[int]]:
         """As plain values; `Tally(*packed)` makes it again."""
         return self.floor, sorted(self.beyond)
+
+
+class Recent:
+    """The numbers that were read last from one publisher, each of them exactly."""
+
+    __slots__ = ("_known", "_order")
+
+    def __init__(self) -> None:
+        self._order: deque[int] = deque()
+        self._known: set[int] = set()
+
+    def note(self, number: int) -> None:
+        """It was read; the oldest is forgotten when there are too many."""
+        if number in self._known:
+            return
+        self._known.add(number)
+        self._order.append(number)
+        if len(self._order) > RECENT_NUMBERS:
+            self._known.discard(self._order.popleft())
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._known
 
 
 class Departures:

@@ -13,7 +13,7 @@ import pytest
 from hubs import operations
 from hubs.connections.connection import Connection
 from hubs.connections.outbox import Outbox
-from hubs.errors import Disconnect, Refusal, TooMany
+from hubs.errors import Disconnect, Refusal, TooMany, Unavailable
 from hubs.messaging.switchboard import Switchboard, switchboard
 from hubs.protocols.codec import CODECS, Codec
 from hubs.protocols.frames import (
@@ -562,3 +562,29 @@ async def test_payloads_and_groups_are_not_logged(
         JoinGroup("secret"), SendToGroup("secret", secret, 1), UserEvent("e", secret, 2), UserEvent("e", secret)
     )
     assert "secret" not in caplog.text
+
+
+async def test_what_was_half_done_is_repeated_under_its_name(
+    board: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await Client(board).begin()
+    client.heard()
+    asked: list[Any] = []
+    fails = True
+
+    async def send_to_group(*_: Any, again: Any = None, **__: Any) -> None:
+        asked.append(again)
+        if fails:
+            unavailable = Unavailable("They are away.")
+            unavailable.published = ("abcdef01", 7)
+            raise unavailable
+
+    monkeypatch.setattr(operations, "send_to_group", send_to_group)
+    refusal = _ack(1, "InternalServerError", "They are away.")
+    # Without an ackId nobody can say that it is the same again.
+    assert await client.say(SendToGroup("g", HI)) == []
+    assert await client.say(SendToGroup("g", HI, 1), SendToGroup("g", HI, 1)) == [refusal, refusal]
+    fails = False
+    assert await client.say(SendToGroup("g", HI, 1), SendToGroup("g", HI, 2)) == [_ack(1), _ack(2)]
+    assert asked == [None, None, ("abcdef01", 7), ("abcdef01", 7), None]
+    assert client.connection.half_done == {}
