@@ -37,6 +37,8 @@ _OURS = (
     "HOST",
     "DEBUG",
     "DJANGO_SETTINGS_MODULE",
+    "HANDLER_PRIVATE_ADDRESSES",
+    "RECOVERY_SECS",
 )
 
 

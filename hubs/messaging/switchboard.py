@@ -78,6 +78,10 @@ CONNECTION_HEX_DIGITS = 32
 
 MAX_OPEN_QUESTIONS = 10_000
 
+# How often and how far apart the home of a connection is told where that is, while it cannot be reached.
+TELL_HOME_TRIES = 10
+TELL_HOME_SECS = 1.0
+
 # How long a probe is waited for before the next one.
 PROBE_SECS = 0.05
 
@@ -424,8 +428,12 @@ class Switchboard:
 
     def _tell_home(self, moved: Moved) -> None:
         async def tell() -> None:
-            with suppress(Refusal):
-                await self._send(process_address(moved.connection[:PROCESS_HEX_DIGITS]), encode(moved))
+            # More than once, if need be: until its home knows, it looks there for what has gone.
+            for _ in range(TELL_HOME_TRIES):
+                with suppress(Refusal):
+                    await self._send(process_address(moved.connection[:PROCESS_HEX_DIGITS]), encode(moved))
+                    return
+                await asyncio.sleep(TELL_HOME_SECS)
 
         self._in_background(tell(), "a connection has moved")
 
