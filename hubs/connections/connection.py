@@ -107,7 +107,7 @@ class Connection:
         self.moves = 0
         self.claim: tuple[str, frozenset[str]] | None = None
         self.lane = Lane(self.handle, self._broke_off)
-        self.earlier = asyncio.Event()
+        self.earlier: asyncio.Event | None = None
         self.backlog: Backlog | None = None
         if codec.reliable:
             self.backlog = Backlog(conf.settings.RELIABLE_BUFFER_MESSAGES, conf.settings.RELIABLE_BUFFER_BYTES)
@@ -236,7 +236,8 @@ class Connection:
         self._stop_expiry()
         self.lane.finish()
         # If it came from a third process: that tells the next one.
-        self.earlier.set()
+        if self.earlier is not None:
+            self.earlier.set()
 
     def _go_away(self) -> None:
         self._drop_outbox()
@@ -382,7 +383,8 @@ class Connection:
             if ack.error_name is None:
                 self.acks.remember(ack.ack_id)
             self.acknowledge(ack)
-        self.earlier.set()
+        if self.earlier is not None:
+            self.earlier.set()
 
     async def _join_group(self, frame: JoinGroup) -> None:
         if not self.permissions.may_join_or_leave(frame.group):
