@@ -759,7 +759,7 @@ class Switchboard:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, address: str, body: bytes, *, origin: str | None = None, **numbers: Any) -> None:
-        """Send to an address. `numbers`: a publication's `number`, `floor`, `again` (tally.py); `forwards` (moves.py)."""
+        """Send to an address. `numbers`: `number`, `floor`, `again` (tally.py), `forwards` (moves.py)."""
         message = {"type": MESSAGE_TYPE, "origin": self.process if origin is None else origin, "body": body}
         try:
             async with asyncio.timeout(conf.settings.ANSWER_SECS):
