@@ -97,7 +97,7 @@ def test_what_an_operator_removed_stays_removed(run: Run) -> None:
     Hub.objects.filter(name="chat").update(anonymous_user_ids=False)
     run("bootstrap")
     assert not RoleGrant.objects.exists()
-    assert [hub.name for hub in Hub.objects.all()] == ["chat"]
+    assert [hub.name for hub in Hub.objects.all()] == ["chat", "moderated"]
     assert not Hub.objects.get().anonymous_user_ids
     Hub.objects.all().delete()
     run("bootstrap")

@@ -20,6 +20,7 @@ from hubs.models import AccessKey, Hub, RoleGrant
 
 CHAT_HUB = "chat"
 STREAM_HUB = "stream"
+MODERATED_HUB = "moderated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,14 @@ def _set_up(username: str, password: str) -> SetUp:
 
 
 def _make_demo_hubs() -> None:
-    """The chat room and the log stream work for visitors at once; hubs of the operator's own get nothing by itself."""
+    """The demos work for visitors at once; hubs of the operator's own get nothing by itself."""
     anonymous = RoleGrant.Who.ANONYMOUS
     chat = Hub.objects.create(name=CHAT_HUB, anonymous_user_ids=True)
     for role in RoleGrant.Role.values:
         RoleGrant.objects.create(hub=chat, who=anonymous, role=role)
     stream, _ = Hub.objects.get_or_create(name=STREAM_HUB)
+    # Nobody has a right in the moderated chat; its moderator sends.
+    Hub.objects.get_or_create(name=MODERATED_HUB)
     RoleGrant.objects.get_or_create(hub=stream, who=anonymous, role=RoleGrant.Role.JOIN_LEAVE, group_pattern=STREAM_HUB)
 
 
