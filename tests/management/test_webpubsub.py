@@ -394,7 +394,7 @@ def test_exit_codes_and_streams(data_dir: Path) -> None:
 
     service = Service(data_dir).set_up()
     good = service.manage("webpubsub", "hub", "list", "-o", "json")
-    assert [hub["name"] for hub in json.loads(good.stdout)] == ["chat", "stream"]
+    assert [hub["name"] for hub in json.loads(good.stdout)] == ["chat", "moderated", "stream"]
     assert good.stderr == ""
 
     refused = manage(data_dir, "hub", "show", "nowhere")
