@@ -62,7 +62,7 @@ class DrivenClient:
         self.begin("stop")
         self._facts += [_without_nothing(json.loads(line)) for line in self._program.end()]
         told = {"told": "disconnected", "connectionId": connection_id}
-        assert sorted(self._facts, key=repr) == [told, {"told": "stopped"}]
+        assert sorted(self._facts, key=repr) == [told, {"told": "stopped"}], self._facts
 
     def take(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for the first fact that is wanted, and take it."""
