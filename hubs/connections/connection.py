@@ -297,8 +297,10 @@ class Connection:
         if form is not None and self.outbox is not None:
             self.outbox.put(form)
 
-    def acknowledge(self, ack: Ack) -> None:
-        """Tell how an operation went."""
+    def _acknowledge(self, ack: Ack) -> None:
+        """Tell how an operation went, and remember it if it succeeded."""
+        if ack.error_name is None:
+            self.acks.remember(ack.ack_id)
         if self.ack_pause_secs:
             # The ack alone waits: the next frame is handled meanwhile, and acks keep their order.
             asyncio.get_running_loop().call_later(self.ack_pause_secs, self._tell, ack)
@@ -351,9 +353,7 @@ class Connection:
         if self._departed:
             await self._finish_elsewhere(ack)
         elif ack is not None:
-            if ack.error_name is None:
-                self.acks.remember(ack.ack_id)
-            self.acknowledge(ack)
+            self._acknowledge(ack)
 
     def _refused(self, frame: Upstream, ack_id: int | None, refusal: Refusal) -> Ack | None:
         if ack_id is not None:
@@ -380,9 +380,7 @@ class Connection:
         """An event handler has answered a frame that came before the connection moved here."""
         self.session.state = state
         if ack is not None:
-            if ack.error_name is None:
-                self.acks.remember(ack.ack_id)
-            self.acknowledge(ack)
+            self._acknowledge(ack)
         if self.earlier is not None:
             self.earlier.set()
 

@@ -156,10 +156,7 @@ class Switchboard:
     async def attach(self, member: Member) -> None:
         """Make a connection reachable."""
         await self.start()
-        self._connections[member.id] = member
-        self._hubs.setdefault(member.hub, {})[member.id] = member
-        if member.user_id is not None:
-            self._users.setdefault((member.hub, member.user_id), {})[member.id] = member
+        self._place(member)
         try:
             await self._lines.want(hub_address(member.hub))
         except BaseException:
@@ -170,6 +167,12 @@ class Switchboard:
         """Forget a connection. Its groups are left by `leave`."""
         if self._remove(member) and not self.is_home_of(member.id):
             self._tell_home(Moved(member.id, "", sys.maxsize))
+
+    def _place(self, member: Member) -> None:
+        self._connections[member.id] = member
+        self._hubs.setdefault(member.hub, {})[member.id] = member
+        if member.user_id is not None:
+            self._users.setdefault((member.hub, member.user_id), {})[member.id] = member
 
     def _remove(self, member: Member) -> bool:
         if member not in self:
@@ -357,10 +360,7 @@ class Switchboard:
 
     def adopt(self, arrival: Arrival, member: Member, moves: int) -> None:
         """The connection is here: make it reachable in the place of its arrival."""
-        self._connections[member.id] = member
-        self._hubs.setdefault(member.hub, {})[member.id] = member
-        if member.user_id is not None:
-            self._users.setdefault((member.hub, member.user_id), {})[member.id] = member
+        self._place(member)
         for group in member.groups:
             self._groups.setdefault((member.hub, group), {})[member.id] = member
         self._notes.forget(member.id)
