@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test install-test system-packages check tests cuts bench openapi clean
+.PHONY: help run install test install-test system-packages check tests cuts bench bench-peers openapi clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,11 +70,33 @@ tests: install-test ## Run the tests alone
 cuts: $(VENV)/.installed-test ## Cut the connections of 200 reliable clients for minutes, and count what arrives
 	@$(BIN)/python -m tests.cuts
 
-bench: $(VENV)/.installed-test ## Measure the fan-out beside a stock Channels consumer
-	@$(BIN)/python -m bench.fanout
+# The servers that Hubwire is measured beside. What cannot be installed is left out of the run, which says so.
+bench/peers/node_modules/.installed: bench/peers/package.json bench/peers/package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "Installing Socket.IO and uWebSockets to be measured beside (once) …"; \
+		{ npm ci --prefix bench/peers --no-audit --no-fund --silent && touch $@; } || echo "Socket.IO and uWebSockets could not be installed." >&2; \
+	else \
+		echo "Socket.IO and uWebSockets need Node 20 or newer with npm. On Debian and Ubuntu: sudo apt-get install nodejs npm" >&2; \
+	fi
+
+bench-peers: bench/peers/node_modules/.installed ## Install the servers that the bench compares with
+	@missing=""; look="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; \
+	PATH="$$look" command -v nginx >/dev/null || missing="nginx-light"; \
+	ls /usr/lib*/nginx/modules/ngx_nchan_module.so >/dev/null 2>&1 || missing="$$missing libnginx-mod-nchan"; \
+	PATH="$$look" command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	PATH="$$look" command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	if [ -n "$$missing" ] && [ "$(AS_ROOT)" = yes ]; then \
+		echo "Installing$$(printf ' %s' $$missing) …"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then \
+		echo "To be measured beside, these are missing:$$(printf ' %s' $$missing). On Debian and Ubuntu: sudo apt-get install$$(printf ' %s' $$missing)" >&2; \
+	fi
+
+bench: $(VENV)/.installed-test bench-peers ## Measure everything, beside other servers (an hour)
+	@$(BIN)/python -m bench
 
 openapi: $(VENV)/.installed ## Write docs/openapi anew, after a change of an HTTP API
 	@$(BIN)/python manage.py openapi
 
 clean: ## Remove what was installed and built (not var/, where your data is)
-	rm -rf $(VENV) tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results
+	rm -rf $(VENV) tests/node/node_modules bench/peers/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results

@@ -5,13 +5,15 @@ of the clock depend on what else the machine does and on how fast the clients re
 does not, or much less. Every message must reach every member once, or the run does not count.
 
 The servers take turns, shape by shape and round by round, so that a slow minute of the machine
-slows all of them. Server and generator each have a core of their own where there are two.
+slows all of them. Server and generator each have a core of their own where there are two. Which servers
+there are says `bench.servers`; those that are not installed are named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import re
 import resource
@@ -19,8 +21,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,21 +31,24 @@ import psutil
 import uvloop
 from rich.console import Console
 
-from bench.clients import Crowd, Shape, connect, disconnect
+from bench.clients import PAYLOADS, Crowd, Shape, connect, disconnect
 from bench.report import FanOut, Idle, Paced, Report, percentile
 from bench.servers import CONTESTANTS, CannotStart, Contestant, Server, busy_secs, cores
 from bench.wire import Unexpected
 
 SHAPES = (Shape(1, 100), Shape(1, 1000), Shape(100, 10))
-SERVERS = ("hubwire", "hubwire-daphne", "stock")
+SERVERS = (
+    *("hubwire", "hubwire-reliable", "hubwire-redis", "stock", "stock-redis"),
+    *("socketio", "nchan", "nats", "uwebsockets", "uwebsockets-json"),
+)
 
 # Bounds of the options, so that a slip of the finger does not take the machine down.
 MAX_CLIENTS = 10_000
 MAX_ROUNDS = 100
 MAX_SECONDS = 120.0
 
-PACED_SHAPE = Shape(1, 100)
-PACED_MESSAGES_PER_SEC = 20.0
+PACED_WARM_UP_SECS = 0.25
+PACED_SHAPES = (Shape(1, 100), Shape(1, 1000))
 
 # How long a server is given to come to rest before its memory is read.
 QUIET_SECS = 15.0
@@ -83,6 +89,16 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return whole
 
 
+def _several(one: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
+    return lambda text: tuple(dict.fromkeys(one(part.strip()) for part in text.split(",")))
+
+
+def _payload(text: str) -> int:
+    if text not in map(str, PAYLOADS):
+        raise argparse.ArgumentTypeError(f"{text!r}: write a size of {', '.join(map(str, PAYLOADS))}")
+    return int(text)
+
+
 def _secs(text: str) -> float:
     try:
         value = float(text)
@@ -93,41 +109,56 @@ def _secs(text: str) -> float:
     return value
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.fanout",
-        description="Measure fan-out, latency, idle memory and connects of Hubwire and of stock Channels consumers.",
+        description="Measure fan-out and latency of Hubwire, of stock Channels consumers and of other servers.",
     )
     parser.add_argument(
         "--rounds", type=_whole(1, MAX_ROUNDS), default=3, help="turns of each server (default: %(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=_secs, default=4.0, help="sending per shape, server and round (default: %(default)g)"
+        "--seconds", type=_secs, default=3.0, help="sending per shape, server and round (default: %(default)g)"
     )
     parser.add_argument(
         "--shapes", type=_shapes, default=SHAPES, help="GROUPSxMEMBERS,… (default: 1x100,1x1000,100x10)"
     )
     parser.add_argument(
-        "--servers", type=_servers, default=SERVERS, help=f"of {', '.join(CONTESTANTS)} (default: {','.join(SERVERS)})"
+        "--sizes", type=_several(_payload), default=tuple(PAYLOADS), help="bytes per message (default: 64,2048)"
+    )
+    parser.add_argument(
+        "--servers",
+        type=_servers,
+        help=f"of {', '.join(CONTESTANTS)} (default: those that are installed of {','.join(SERVERS)})",
     )
     parser.add_argument(
         "--under-way",
-        type=_whole(1, 1_000_000),
-        default=2000,
-        help="deliveries outstanding at most, at least two messages' worth (default: %(default)s)",
+        type=_several(_whole(1, 1_000_000)),
+        default=(2000,),
+        help="deliveries outstanding at most, at least two messages' worth; several for a table (default: 2000)",
+    )
+    parser.add_argument(
+        "--pace",
+        type=_whole(0, 10_000),
+        default=100,
+        help="messages a second for latency, 0 for none (%(default)s)",
+    )
+    parser.add_argument(
+        "--paced-shapes", type=_shapes, default=PACED_SHAPES, help="of latency, one group each (default: 1x100,1x1000)"
     )
     parser.add_argument(
         "--idle",
         type=_whole(0, MAX_CLIENTS),
-        default=2000,
-        help="idle connections, 0 to leave out (default: %(default)s)",
+        default=0,
+        help="measure so many idle connections too (default: 0)",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a minute's look: one round, one second, 200 idle connections"
-    )
-    arguments = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="a short look: one round of one second, 64 bytes")
+    parser.add_argument("--markdown", action="store_true", help="print the tables for a document")
+    parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
+    arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.rounds, arguments.seconds, arguments.idle = 1, 1.0, min(arguments.idle, 200)
+        arguments.sizes = arguments.sizes[:1]
     return arguments
 
 
@@ -141,12 +172,17 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
         self._arguments = arguments
         self._console = console
-        self._contestants: list[Contestant] = [CONTESTANTS[name] for name in arguments.servers]
+        self._contestants = _present(arguments.servers, console)
         pair = cores()
         self._core = pair[1] if pair else None
         if pair:
             os.sched_setaffinity(0, {pair[0]})
-        options = vars(arguments) | {"shapes": [str(shape) for shape in arguments.shapes]}
+        options = vars(arguments) | {
+            "servers": [contestant.name for contestant in self._contestants],
+            "shapes": [str(shape) for shape in arguments.shapes],
+            "paced_shapes": [str(shape) for shape in arguments.paced_shapes],
+            "results": None,
+        }
         self.report = Report(options, pinned=pair is not None)
 
     def run(self) -> None:
@@ -160,13 +196,15 @@ class Bench:
                             self._turn(runner, server, self._idle(server, number))
             with ExitStack() as stack:
                 servers = [stack.enter_context(Server(contestant, self._core)) for contestant in self._contestants]
-                for shape in self._arguments.shapes:
+                kinds = itertools.product(self._arguments.sizes, self._arguments.under_way, self._arguments.shapes)
+                for size, under_way, shape in kinds:
                     for number in self._rounds():
                         for server in servers:
-                            self._turn(runner, server, self._fan_out(server, shape, number))
-                for number in self._rounds():
-                    for server in servers:
-                        self._turn(runner, server, self._paced(server, number))
+                            self._turn(runner, server, self._fan_out(server, shape, size, under_way, number))
+                for shape in self._arguments.paced_shapes if self._arguments.pace else ():
+                    for number in self._rounds():
+                        for server in servers:
+                            self._turn(runner, server, self._paced(server, shape, number))
 
     @staticmethod
     def _turn(runner: asyncio.Runner, server: Server, measurement: Coroutine[Any, Any, None]) -> None:
@@ -205,9 +243,10 @@ class Bench:
             f"idle      {run.kib_per_connection:.1f} KiB, {run.connects_per_cpu_sec:,.0f} connects per CPU-s",
         )
 
-    async def _fan_out(self, server: Server, shape: Shape, number: int) -> None:
-        seconds, under_way = self._arguments.seconds, self._arguments.under_way
-        async with Crowd(server, shape) as crowd:
+    async def _fan_out(self, server: Server, shape: Shape, size: int, under_way: int, number: int) -> None:
+        seconds = self._arguments.seconds
+        async with Crowd(server, shape, PAYLOADS[size]) as crowd:
+            frame_bytes = crowd.frame_bytes
             await crowd.flood(min(1.0, seconds / 2), under_way)
             await asyncio.sleep(AFTERWARDS_SECS)
             cpu, own, all_of_it, started = server.cpu_secs(), time.process_time(), busy_secs(), time.perf_counter()
@@ -223,6 +262,9 @@ class Bench:
             surplus=traffic.surplus,
             problem=traffic.problem,
             shape=str(shape),
+            payload_bytes=size,
+            frame_bytes=frame_bytes,
+            under_way=under_way,
             server_cpu_secs=cpu,
             generator_cpu_secs=own,
             others_cpu_secs=max(0.0, all_of_it - cpu - own),
@@ -230,13 +272,22 @@ class Bench:
         )
         self.report.fan_out.append(run)
         self._say(
-            server, number, f"{shape!s:<9} {run.per_cpu_sec:,.0f} deliveries per CPU-s{'' if run.counts else '  LOSS'}"
+            server,
+            number,
+            f"{shape!s:<8} {size:>5} B, {under_way:,} under way: {run.per_cpu_sec:,.0f} deliveries per CPU-s; "
+            f"server {run.server_share:.0%}, generator {run.generator_share:.0%}{'' if run.counts else '  LOSS'}",
         )
 
-    async def _paced(self, server: Server, number: int) -> None:
-        async with Crowd(server, PACED_SHAPE) as crowd:
-            await crowd.pace(0.5, PACED_MESSAGES_PER_SEC)
-            traffic = await crowd.pace(self._arguments.seconds, PACED_MESSAGES_PER_SEC)
+    async def _paced(self, server: Server, shape: Shape, number: int) -> None:
+        rate = float(self._arguments.pace)
+        async with Crowd(server, shape) as crowd:
+            traffic = await crowd.pace(PACED_WARM_UP_SECS, rate)
+            if traffic.held:
+                own, started = time.process_time(), time.perf_counter()
+                traffic = await crowd.pace(self._arguments.seconds, rate)
+                own, wall = time.process_time() - own, time.perf_counter() - started
+            else:
+                own, wall = 0.0, 1.0
         p50, p99 = (percentile(traffic.latencies, share) * 1000 for share in (0.5, 0.99))
         run = Paced(
             server=server.contestant.name,
@@ -245,11 +296,37 @@ class Bench:
             delivered=traffic.delivered,
             surplus=traffic.surplus,
             problem=traffic.problem,
+            shape=str(shape),
+            per_sec=rate,
+            held=traffic.held,
             p50_ms=p50,
             p99_ms=p99,
+            generator_share=own / wall,
         )
         self.report.paced.append(run)
-        self._say(server, number, f"paced     p50 {p50:.2f} ms, p99 {p99:.2f} ms{'' if run.counts else '  LOSS'}")
+        self._say(
+            server,
+            number,
+            f"{shape!s:<8} {rate:g} messages a second: "
+            + (f"p50 {p50:.2f} ms, p99 {p99:.2f} ms" if run.held else "does not keep up")
+            + ("" if run.counts else "  LOSS"),
+        )
+
+
+def _present(wanted: Sequence[str] | None, console: Console) -> list[Contestant]:
+    """The contestants to measure: those that are wanted, or all that are installed. Raises CannotStart."""
+    present = []
+    for name in wanted or SERVERS:
+        contestant = CONTESTANTS[name]
+        missing = contestant.missing()
+        if not missing:
+            present.append(contestant)
+            continue
+        says = f"{contestant.title} needs {' and '.join(missing)}"
+        if wanted:
+            raise CannotStart(f"{says}.")
+        console.print(f"Left out: {says}.", style="yellow", markup=False)
+    return present
 
 
 async def _quiet(server: Server) -> None:
@@ -266,7 +343,8 @@ async def _quiet(server: Server) -> None:
 
 def _allow_sockets(arguments: argparse.Namespace) -> None:
     """Raise the limit of open files for us and the servers we start, or say that it is too low."""
-    most = max([arguments.idle, *(shape.groups * (shape.members + 1) for shape in arguments.shapes)])
+    shapes = [*arguments.shapes, *arguments.paced_shapes]
+    most = max([arguments.idle, *(shape.groups * (shape.members + 1) for shape in shapes)])
     needed = most + most // 40 + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -281,16 +359,20 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; 0 when every run counts."""
-    arguments = _arguments()
+    arguments = _arguments(argv)
     _allow_sockets(arguments)
     # A shell starts its background jobs with Ctrl-C ignored; servers must not outlive us there either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     # A pipe has no width of its own; 80 columns would break the tables.
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    bench = Bench(arguments, console)
+    try:
+        bench = Bench(arguments, console)
+    except CannotStart as problem:
+        console.print(str(problem), style="bold red", markup=False)
+        return 2
     ended = 0
     try:
         bench.run()
@@ -301,8 +383,8 @@ def main() -> int:
         console.print(f"The bench broke off. {problem}", style="bold red", markup=False)
         ended = 1
     report = bench.report
-    report.show(console)
-    console.print(f"Raw figures: {report.write()}", markup=False, highlight=False, soft_wrap=True)
+    report.show(console, arguments.markdown)
+    console.print(f"Raw figures: {report.write(arguments.results)}", markup=False, highlight=False, soft_wrap=True)
     return ended or (1 if report.uncounted else 0)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench.servers import BASELINE, CONTESTANTS
+from bench.servers import BASELINE, CONTESTANTS, PEER, peer_versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("Django", "channels", "daphne", "uvicorn", "uvloop", "websockets", "msgspec", "autobahn", "Twisted")
 
-# Above this share of its core the generator may have been what limited the wall rate.
+# Above this share of its core the generator may have been what limited the rate, if the server had time left.
 GENERATOR_BUSY = 0.9
+SERVER_BUSY = 0.9
 # The unit in which the kernel counts processor time; a run may be shorter.
 TICK_SECS = 0.01
 # Above this share of one core, other programs disturbed the measurement enough to say so.
@@ -53,6 +54,10 @@ class FanOut(Sending):
     """One run of one shape."""
 
     shape: str
+    payload_bytes: int
+    # One delivery on the wire.
+    frame_bytes: int
+    under_way: int
     server_cpu_secs: float
     generator_cpu_secs: float
     # What everything else on the machine spent meanwhile.
@@ -74,13 +79,28 @@ class FanOut(Sending):
         """How much of its core the generator used."""
         return self.generator_cpu_secs / self.wall_secs
 
+    @property
+    def server_share(self) -> float:
+        """How much of its core the server used."""
+        return self.server_cpu_secs / self.wall_secs
+
+    @property
+    def limited(self) -> bool:
+        """Whether the generator was what made it no faster."""
+        return self.generator_share > GENERATOR_BUSY and self.server_share < SERVER_BUSY
+
 
 @dataclass
 class Paced(Sending):
     """One run at a pace; latencies in milliseconds."""
 
+    shape: str
+    # Messages a second, and whether the server kept up with them.
+    per_sec: float
+    held: bool
     p50_ms: float
     p99_ms: float
+    generator_share: float
 
 
 @dataclass
@@ -130,7 +150,7 @@ class Report:
         sendings: list[Sending] = [*self.fan_out, *self.paced]
         for run in sendings:
             if not run.counts:
-                what = run.shape if isinstance(run, FanOut) else "paced"
+                what = f"{run.shape}, {run.payload_bytes} B" if isinstance(run, FanOut) else "paced"
                 lines.append(
                     f"{CONTESTANTS[run.server].title}, {what}, round {run.round}: "
                     f"{run.delivered:,} of {run.expected:,} delivered, {run.surplus:,} too many"
@@ -146,25 +166,42 @@ class Report:
 
     # For programs
 
-    def write(self) -> Path:
+    def write(self, directory: Path | None = None) -> Path:
         """Write everything as JSON; gives the file."""
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"fanout-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+        directory = directory or RESULTS
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"fanout-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
         machine = {"system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()}
-        everything = asdict(self) | {"machine": machine, "versions": {name: version(name) for name in PACKAGES}}
+        everything = asdict(self) | {
+            "machine": machine,
+            "versions": {name: version(name) for name in PACKAGES} | peer_versions(),
+        }
         path.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
     # For people
 
-    def show(self, console: Console) -> None:
+    def tables(self) -> Iterator[Table]:
+        """All that was measured, as tables."""
+        for size, under_way in dict.fromkeys((run.payload_bytes, run.under_way) for run in self.fan_out):
+            yield self._fan_out_table(size, under_way)
+        if len({run.under_way for run in self.fan_out}) > 1:
+            yield self._window_table()
+        if self.paced:
+            yield self._paced_table()
+        if self.idle:
+            yield self._idle_table()
+
+    def show(self, console: Console, as_markdown: bool = False) -> None:
         """Print the tables, and what did not count."""
-        if self.fan_out:
-            console.print(self._fan_out_table())
-        if self.idle or self.paced:
-            console.print(self._connections_table())
+        for table in self.tables():
+            if as_markdown:
+                console.print(markdown(table), markup=False, highlight=False, soft_wrap=True)
+            else:
+                console.print(table)
         where = "server and generator pinned to a core each" if self.pinned else "not pinned to cores"
-        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        found = {name: version(name) for name in PACKAGES} | peer_versions()
+        versions = ", ".join(f"{name} {number}" for name, number in found.items())
         console.print(
             f"{os.cpu_count()} cores, {platform.system()}, {where}; Python {platform.python_version()}, {versions}."
         )
@@ -179,10 +216,11 @@ class Report:
         for line in self.uncounted:
             console.print(f"DOES NOT COUNT: {line}", style="bold red", markup=False)
         for run in self.fan_out:
-            if run.generator_share > GENERATOR_BUSY:
+            if run.limited:
                 console.print(
-                    f"{CONTESTANTS[run.server].title}, {run.shape}, round {run.round}: the generator used "
-                    f"{run.generator_share:.0%} of its core, so the rate per second is its limit, not the server's.",
+                    f"{CONTESTANTS[run.server].title}, {run.shape}, {run.payload_bytes} B, round {run.round}: the "
+                    f"generator used {run.generator_share:.0%} of its core and the server {run.server_share:.0%}, so "
+                    "the rate per second is the generator's limit.",
                     style="yellow",
                     markup=False,
                 )
@@ -192,47 +230,112 @@ class Report:
         wall = sum(run.wall_secs for run in self.fan_out)
         return sum(run.others_cpu_secs for run in self.fan_out) / wall if wall else 0.0
 
-    def _fan_out_table(self) -> Table:
-        table = Table(title="Fan-out of 64-byte messages", title_justify="left")
-        for name in ("groups × members", "server"):
+    def _fan_out_table(self, size: int, under_way: int) -> Table:
+        table = Table(title=f"Fan-out of {size}-byte messages, {under_way:,} under way", title_justify="left")
+        for name in ("shape", "server"):
             table.add_column(name)
-        for name in ("deliveries per CPU-s", "× stock", "delivered / expected", "deliveries per s", "generator CPU"):
+        for name in (
+            *("deliveries per CPU-s", f"× {BASELINE}", "× uWS", "bytes each", "delivered / expected"),
+            *("per second", "server", "generator"),
+        ):
             table.add_column(name, justify="right")
-        for shape in dict.fromkeys(run.shape for run in self.fan_out):
-            runs = [run for run in self.fan_out if run.shape == shape]
-            base = _median(run.per_cpu_sec for run in runs if run.server == BASELINE and run.counts)
-            for server in dict.fromkeys(run.server for run in runs):
-                all_of_it = [run for run in runs if run.server == server]
-                good = [run for run in all_of_it if run.counts]
-                speed = _median(run.per_cpu_sec for run in good)
+        for shape, per_server in self._by_shape(size, under_way).items():
+            base, peer = (_speed(per_server.get(name, ())) for name in (BASELINE, PEER))
+            for server, runs in per_server.items():
+                good = [run for run in runs if run.counts]
+                speed = _speed(runs)
                 table.add_row(
                     shape,
                     CONTESTANTS[server].title,
                     _spread(good, lambda run: run.per_cpu_sec, ",.0f"),
-                    "" if server == BASELINE or not base or not speed else f"{speed / base:.1f}",
-                    f"{sum(run.delivered for run in all_of_it):,} / {sum(run.expected for run in all_of_it):,}",
-                    _spread(good, lambda run: run.per_sec, ",.0f"),
-                    _spread(good, lambda run: run.generator_share, ".0%"),
+                    _ratio(speed, base),
+                    _ratio(speed, peer),
+                    f"{runs[0].frame_bytes:,}",
+                    f"{sum(run.delivered for run in runs):,} / {sum(run.expected for run in runs):,}",
+                    _middle(good, lambda run: run.per_sec, ",.0f"),
+                    _middle(good, lambda run: run.server_share, ".0%"),
+                    _middle(good, lambda run: run.generator_share, ".0%"),
                 )
             table.add_section()
         return table
 
-    def _connections_table(self) -> Table:
-        table = Table(title="Connections", title_justify="left")
-        table.add_column("server")
-        for name in ("KiB per idle connection", "connects per CPU-s", "paced: p50 ms", "p99 ms"):
+    def _window_table(self) -> Table:
+        table = Table(title="Deliveries per CPU-second by how many are under way", title_justify="left")
+        windows = sorted({run.under_way for run in self.fan_out})
+        for name in ("bytes", "shape", "server"):
+            table.add_column(name)
+        for window in windows:
+            table.add_column(f"{window:,}", justify="right")
+        for size in dict.fromkeys(run.payload_bytes for run in self.fan_out):
+            tables = [self._by_shape(size, window) for window in windows]
+            for shape in tables[0]:
+                for server in tables[0][shape]:
+                    speeds = [_speed(each.get(shape, {}).get(server, ())) for each in tables]
+                    shown = [f"{speed:,.0f}" if speed else "–" for speed in speeds]
+                    table.add_row(f"{size:,}", shape, CONTESTANTS[server].title, *shown)
+                table.add_section()
+        return table
+
+    def _by_shape(self, size: int, under_way: int) -> dict[str, dict[str, list[FanOut]]]:
+        found: dict[str, dict[str, list[FanOut]]] = {}
+        for run in self.fan_out:
+            if (run.payload_bytes, run.under_way) == (size, under_way):
+                found.setdefault(run.shape, {}).setdefault(run.server, []).append(run)
+        return found
+
+    def _paced_table(self) -> Table:
+        table = Table(title=f"Latency at {self.paced[0].per_sec:g} messages a second", title_justify="left")
+        for name in ("shape", "server"):
+            table.add_column(name)
+        for name in ("p50 ms", "p99 ms", "generator"):
             table.add_column(name, justify="right")
-        for server in dict.fromkeys([*(run.server for run in self.idle), *(run.server for run in self.paced)]):
+        for shape in dict.fromkeys(run.shape for run in self.paced):
+            for server in dict.fromkeys(run.server for run in self.paced if run.shape == shape):
+                runs = [run for run in self.paced if (run.shape, run.server) == (shape, server) and run.counts]
+                held = [run for run in runs if run.held]
+                if len(held) == len(runs):
+                    p50, p99 = (
+                        _spread(held, lambda run: run.p50_ms, ".2f"),
+                        _spread(held, lambda run: run.p99_ms, ".2f"),
+                    )
+                else:
+                    p50 = p99 = "does not keep up"
+                generator = _middle(held, lambda run: run.generator_share, ".0%")
+                table.add_row(shape, CONTESTANTS[server].title, p50, p99, generator)
+            table.add_section()
+        return table
+
+    def _idle_table(self) -> Table:
+        table = Table(title="Idle connections", title_justify="left")
+        table.add_column("server")
+        for name in ("KiB per connection", "connects per CPU-s"):
+            table.add_column(name, justify="right")
+        for server in dict.fromkeys(run.server for run in self.idle):
             idle = [run for run in self.idle if run.server == server and run.counts]
-            paced = [run for run in self.paced if run.server == server and run.counts]
             table.add_row(
                 CONTESTANTS[server].title,
                 _spread(idle, lambda run: run.kib_per_connection, ".1f"),
                 _spread(idle, lambda run: run.connects_per_cpu_sec, ",.0f"),
-                _spread(paced, lambda run: run.p50_ms, ".2f"),
-                _spread(paced, lambda run: run.p99_ms, ".2f"),
             )
         return table
+
+
+def _speed(runs: Iterable[FanOut]) -> float | None:
+    """The median of the runs that count."""
+    return _median(run.per_cpu_sec for run in runs if run.counts)
+
+
+def _ratio(speed: float | None, other: float | None) -> str:
+    return f"{speed / other:.2f}" if speed and other else "–"
+
+
+def markdown(table: Table) -> str:
+    """A table as it stands in a document."""
+    heads = [str(column.header) for column in table.columns]
+    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rules, *rows)]
+    return "\n".join([f"### {table.title}", "", *lines, ""])
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -244,6 +347,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _median(values: Iterable[float]) -> float | None:
     found = list(values)
     return statistics.median(found) if found else None
+
+
+def _middle(runs: Sequence[Run], value: Callable[[Run], float], form: str) -> str:
+    found = _median(value(run) for run in runs)
+    return "–" if found is None else format(found, form)
 
 
 def _spread(runs: Sequence[Run], value: Callable[[Run], float], form: str) -> str:

@@ -1,31 +1,38 @@
 """The servers that are compared, each started in a process of its own and watched from outside.
 
-A row of `CONTESTANTS` says how one is set up, started and reached. All speak the same JSON frames
-(joinGroup, sendToGroup, message, ack), so the generator treats them alike.
+A row of `CONTESTANTS` says how one is set up, started, reached and spoken to, and what has to be on the
+machine for it. Each is one process with one thread that does the work, on one core; what runs beside it
+for its sake, such as Redis, is on the same core and counts as its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
 
+from bench.dialects import Dialect, Nats, ReliableJson, SocketIo, Topics, WebPubSub
+
 ROOT = Path(__file__).resolve().parent.parent
 STOCK = ROOT / "bench" / "stock"
 EMPTY = ROOT / "bench" / "empty"
+PEERS = ROOT / "bench" / "peers"
 
 START_SECS = 60.0
 STOP_SECS = 15.0
@@ -53,6 +60,44 @@ class CannotStart(Exception):
 
 
 @dataclass(frozen=True)
+class Need:
+    """Something that has to be installed."""
+
+    there: Callable[[], bool]
+    how: str
+
+
+def _program(name: str) -> str:
+    """Where a program is; servers are often where only root looks."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin") or name
+
+
+def _program_needed(name: str, package: str) -> Need:
+    return Need(lambda: shutil.which(_program(name)) is not None, f"the program {name} (Debian's package {package})")
+
+
+def _nchan() -> Path:
+    found = (Path(folder) / "ngx_nchan_module.so" for folder in _NGINX_MODULES)
+    return next((path for path in found if path.exists()), Path(_NGINX_MODULES[0]))
+
+
+_NGINX_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
+
+_NODE = _program_needed("node", "nodejs")
+_NGINX = _program_needed("nginx", "nginx-light")
+_NCHAN = Need(lambda: _nchan().suffix == ".so", "the nginx module Nchan (Debian's package libnginx-mod-nchan)")
+_NATS = _program_needed("nats-server", "nats-server")
+_REDIS = _program_needed("redis-server", "redis-server")
+
+
+def _npm(package: str) -> Need:
+    return Need(
+        lambda: (PEERS / "node_modules" / package / "package.json").exists(),
+        f"the npm package {package} (make bench-peers)",
+    )
+
+
+@dataclass(frozen=True)
 class Contestant:
     """One kind of server: how it is started and how clients reach it."""
 
@@ -65,6 +110,19 @@ class Contestant:
     subprotocol: str | None
     # Given the server and a number of clients, the request targets of their handshakes.
     targets: Callable[[Server, int], Iterator[str]]
+    # How it is spoken to.
+    dialect: Dialect = field(default_factory=Dialect)
+    # What has to be on this machine, each with the way to get it.
+    needs: tuple[Need, ...] = ()
+    # Configuration files that are written into its data directory, with what is between @ signs filled in.
+    files: tuple[Path, ...] = ()
+    # Programs that it needs running; what they spend is its expense.
+    companions: tuple[tuple[str, ...], ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+
+    def missing(self) -> list[str]:
+        """What is not on this machine, and how to get it."""
+        return [need.how for need in self.needs if not need.there()]
 
 
 def _signed_targets(server: Server, count: int) -> Iterator[str]:
@@ -74,6 +132,15 @@ def _signed_targets(server: Server, count: int) -> Iterator[str]:
     for number in range(count):
         url = urlsplit(service.get_client_access_token(user_id=f"user-{number}", roles=roles)["url"])
         yield f"{url.path}?{url.query}"
+
+
+def no_targets(server: Server, count: int) -> Iterator[str]:
+    """Where everybody calls at the same address, which the dialect knows or which matters to nobody."""
+    return itertools.repeat("/", count)
+
+
+def _socket_io_targets(server: Server, count: int) -> Iterator[str]:
+    return itertools.repeat("/socket.io/?EIO=4&transport=websocket", count)
 
 
 def _open_targets(server: Server, count: int) -> Iterator[str]:
@@ -86,6 +153,17 @@ _SET_UP = ((*_MANAGE, "migrate", "--verbosity", "0"), (*_MANAGE, "bootstrap"))
 _JSON = "json.webpubsub.azure.v1"
 _STOCK_APPLICATION = "stock_site.asgi:application"
 
+_STOCK_ON_UVICORN = (
+    *(sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop"),
+    *("--ws", "websockets-sansio", "--no-access-log", "--log-level", "warning", "--lifespan", "off"),
+    _STOCK_APPLICATION,
+)
+_REDIS_BESIDE = (
+    *(_program("redis-server"), "--bind", "127.0.0.1", "--port", "{side_port}", "--save", ""),
+    *("--appendonly", "no", "--dir", "{directory}", "--loglevel", "warning"),
+)
+_REDIS_URL = ("REDIS_URL", "redis://127.0.0.1:{side_port}/0")
+
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
@@ -97,6 +175,7 @@ CONTESTANTS = {
             (*_MANAGE, "serve"),
             _JSON,
             _signed_targets,
+            dialect=WebPubSub(),
         ),
         Contestant(
             "hubwire-daphne",
@@ -106,6 +185,7 @@ CONTESTANTS = {
             (*_MANAGE, "runserver", "--noreload", "--verbosity", "0", "localhost:{port}"),
             _JSON,
             _signed_targets,
+            dialect=WebPubSub(),
         ),
         Contestant(
             "stock",
@@ -122,13 +202,102 @@ CONTESTANTS = {
             "stock Channels on uvicorn",
             STOCK,
             (),
-            (
-                *(sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop"),
-                *("--ws", "websockets-sansio", "--no-access-log", "--log-level", "warning", "--lifespan", "off"),
-                _STOCK_APPLICATION,
-            ),
+            _STOCK_ON_UVICORN,
             None,
             _open_targets,
+        ),
+        Contestant(
+            "hubwire-reliable",
+            "Hubwire, reliable JSON",
+            ROOT,
+            _SET_UP,
+            (*_MANAGE, "serve"),
+            "json.reliable.webpubsub.azure.v1",
+            _signed_targets,
+            dialect=ReliableJson(),
+        ),
+        Contestant(
+            "hubwire-redis",
+            "Hubwire on Redis",
+            ROOT,
+            _SET_UP,
+            (*_MANAGE, "serve"),
+            _JSON,
+            _signed_targets,
+            dialect=WebPubSub(),
+            needs=(_REDIS,),
+            companions=(_REDIS_BESIDE,),
+            env=(_REDIS_URL,),
+        ),
+        Contestant(
+            "stock-redis",
+            "stock Channels on Redis",
+            STOCK,
+            (),
+            _STOCK_ON_UVICORN,
+            None,
+            _open_targets,
+            needs=(_REDIS,),
+            companions=(_REDIS_BESIDE,),
+            env=(_REDIS_URL,),
+        ),
+        Contestant(
+            "socketio",
+            "Socket.IO",
+            PEERS,
+            (),
+            (_program("node"), "socketio.js", "{port}"),
+            None,
+            _socket_io_targets,
+            dialect=SocketIo(),
+            needs=(_NODE, _npm("socket.io")),
+            env=(("NODE_ENV", "production"),),
+        ),
+        Contestant(
+            "nchan",
+            "Nchan",
+            PEERS,
+            (),
+            (_program("nginx"), "-p", "{directory}", "-c", "{directory}/nginx.conf"),
+            None,
+            no_targets,
+            dialect=Topics("/sub?group={group}", "/pub?group={group}"),
+            needs=(_NGINX, _NCHAN),
+            files=(PEERS / "nginx.conf",),
+        ),
+        Contestant(
+            "nats",
+            "NATS",
+            PEERS,
+            (),
+            (_program("nats-server"), "-c", "{directory}/nats.conf"),
+            None,
+            no_targets,
+            dialect=Nats(),
+            needs=(_NATS,),
+            files=(PEERS / "nats.conf",),
+            env=(("GOMAXPROCS", "1"),),
+        ),
+        Contestant(
+            "uwebsockets",
+            "uWebSockets",
+            PEERS,
+            (),
+            (_program("node"), "uwebsockets.js", "{port}"),
+            None,
+            no_targets,
+            dialect=Topics("/?group={group}", "/?group={group}&publish=1"),
+            needs=(_NODE, _npm("uwebsockets")),
+        ),
+        Contestant(
+            "uwebsockets-json",
+            "uWebSockets, our frames",
+            PEERS,
+            (),
+            (_program("node"), "uwebsockets-json.js", "{port}"),
+            None,
+            _open_targets,
+            needs=(_NODE, _npm("uwebsockets")),
         ),
     )
 }
@@ -148,8 +317,25 @@ EMPTY_VIEWS = Contestant(
     lambda server, count: iter(()),
 )
 
-# The yardstick of every ratio.
+# The yardsticks of the ratios: the obvious way to build it, and the fastest there is.
 BASELINE = "stock"
+PEER = "uwebsockets"
+
+
+def peer_versions() -> dict[str, str]:
+    """What the other servers are, as far as they are installed and say it."""
+    found = {}
+    for name, option in (("node", "--version"), ("nginx", "-v"), ("nats-server", "--version"), ("redis-server", "-v")):
+        if shutil.which(_program(name)) is not None:
+            said = subprocess.run((_program(name), option), capture_output=True, text=True, timeout=START_SECS)
+            number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+            if number:
+                found[name] = number[0]
+    for package in ("socket.io", "uwebsockets"):
+        described = PEERS / "node_modules" / package / "package.json"
+        if described.exists():
+            found[package] = json.loads(described.read_text())["version"]
+    return found
 
 
 def busy_secs() -> float:
@@ -183,9 +369,9 @@ def _on_core(core: int | None) -> Iterator[None]:
 class Server:
     """A running contestant. Used as a context manager; its process and its data are gone afterwards."""
 
-    def __init__(self, contestant: Contestant, core: int | None) -> None:
+    def __init__(self, contestant: Contestant, core: int | None, env: Mapping[str, str] | None = None) -> None:
         self.contestant = contestant
-        self.port = _free_port()
+        self.port, side_port = _free_ports(2)
         self._core = core
         self._directory = tempfile.TemporaryDirectory(prefix="bench-")
         self._log = Path(self._directory.name) / "server.log"
@@ -197,7 +383,11 @@ class Server:
             "PUBLIC_ENDPOINT": f"http://localhost:{self.port}",
             "PYTHONUNBUFFERED": "1",
         }
+        self._places = {"port": str(self.port), "side_port": str(side_port), "directory": self._directory.name}
+        self._env |= {name: value.format(**self._places) for name, value in contestant.env}
+        self._env |= dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._companions: list[subprocess.Popen[bytes]] = []
         self._connection_string: str | None = None
 
     def __enter__(self) -> Server:
@@ -233,25 +423,49 @@ class Server:
         """Resident memory of the server's process tree."""
         return sum(process.memory_info().rss for process in self._tree())
 
+    def processes(self) -> list[psutil.Process]:
+        """The server's process tree, as it is now."""
+        return self._tree()
+
     def _tree(self) -> list[psutil.Process]:
         assert self._process is not None
-        top = psutil.Process(self._process.pid)
-        return [top, *top.children(recursive=True)]
+        tops = [psutil.Process(process.pid) for process in (self._process, *self._companions)]
+        return [process for top in tops for process in (top, *top.children(recursive=True))]
 
     # Beginning and end
 
     def _start(self) -> None:
+        if missing := self.contestant.missing():
+            raise CannotStart(f"{self.contestant.title} needs {' and '.join(missing)}.")
+        for template in self.contestant.files:
+            text = template.read_text().replace("@NCHAN@", str(_nchan()))
+            for name, value in self._places.items():
+                text = text.replace(f"@{name.upper()}@", value)
+            (Path(self._directory.name) / template.name).write_text(text)
+        for command in self.contestant.companions:
+            self._companions.append(self._spawn(command))
+            self._until_open(self._companions[-1], int(self._places["side_port"]))
         for command in self.contestant.set_up:
             self._run(command)
-        server = [part.format(port=self.port) for part in self.contestant.command]
-        with self._log.open("wb") as log, _on_core(self._core):
-            self._process = subprocess.Popen(
-                server, cwd=self.contestant.cwd, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        self._process = self._spawn(self.contestant.command)
+        self._until_open(self._process, self.port)
+
+    def _spawn(self, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log, _on_core(self._core):
+            return subprocess.Popen(
+                [part.format(**self._places) for part in command],
+                cwd=self.contestant.cwd,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
+
+    def _until_open(self, process: subprocess.Popen[bytes], port: int) -> None:
         deadline = time.monotonic() + START_SECS
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
             except OSError:
                 time.sleep(0.05)
             else:
@@ -271,24 +485,34 @@ class Server:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:]) if self._log.exists() else ""
 
     def _stop(self) -> None:
-        process, self._process = self._process, None
+        # What the server needs goes last.
+        processes = [process for process in (self._process, *self._companions) if process is not None]
+        self._process, self._companions = None, []
         try:
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(STOP_SECS)
-                except BaseException:
-                    # Too slow, or we are interrupted once more: either way nothing of ours stays behind.
-                    process.kill()
-                    process.wait()
-                    raise
-        except subprocess.TimeoutExpired:
-            pass
+            for process in processes:
+                self._end(process)
         finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
             self._directory.cleanup()
 
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def _free_ports(count: int) -> list[int]:
+    """So many ports that are free now, no two of them the same."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

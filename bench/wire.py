@@ -17,6 +17,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL = 0x80
 _DATA = (_FINAL | TEXT, _FINAL | BINARY)
 _CONTROL = (_FINAL | CLOSE, _FINAL | PING, _FINAL | PONG)
+CONTROL = frozenset(_CONTROL)
 _MASKED = 0x80
 # RFC 6455 §5.3 wants a client's masking key to be unpredictable, to protect proxies. There is no proxy on
 # loopback, and with this key a payload masks to itself.
@@ -39,6 +40,32 @@ def client_frame(opcode: int, payload: bytes) -> bytes:
     else:
         head = struct.pack("!BBQ", _FINAL | opcode, _MASKED | 127, size)
     return head + _MASK + payload
+
+
+def server_frame(opcode: int, payload: bytes) -> bytes:
+    """Write one final frame as a server does."""
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", _FINAL | opcode, size)
+    elif size < 1 << 16:
+        head = struct.pack("!BBH", _FINAL | opcode, 126, size)
+    else:
+        head = struct.pack("!BBQ", _FINAL | opcode, 127, size)
+    return head + payload
+
+
+def payload_of(data: bytes, at: int = 0) -> tuple[int, int] | None:
+    """Where the payload of a server's frame begins and ends, once its head is there."""
+    if len(data) - at < 2:
+        return None
+    size = data[at + 1]
+    start = at + 2
+    if size >= 126:
+        start += 2 if size == 126 else 8
+        if start > len(data):
+            return None
+        size = int.from_bytes(data[at + 2 : start], "big")
+    return start, start + size
 
 
 class Handshake:
@@ -96,16 +123,8 @@ class FrameCounter:
         count = 0
         at = 0
         available = len(data)
-        while available - at >= 2:
-            size = data[at + 1]
-            start = at + 2
-            if size >= 126:
-                width = 2 if size == 126 else 8
-                start += width
-                if start > available:
-                    break
-                size = int.from_bytes(data[at + 2 : start], "big")
-            end = start + size
+        while (payload := payload_of(data, at)) is not None:
+            start, end = payload
             if end > available:
                 break
             first = data[at]
@@ -120,3 +139,8 @@ class FrameCounter:
             at = end
         self._rest = data[at:]
         return count
+
+    def rest(self) -> bytes:
+        """Give away the frame that has begun."""
+        rest, self._rest = self._rest, b""
+        return rest

@@ -130,6 +130,17 @@ OPTIONS: dict[str, Option] = {
     "MAX_INVOCATIONS": Option(
         64, "Invocations of one client that may wait for their answers; more are refused.", _between(1, 10_000)
     ),
+    "DRAIN_PER_SEC": Option(
+        500,
+        "Clients that a process which stops sends away in a second, where there are others to take them; "
+        "more, if DRAIN_SECS would not suffice.",
+        _between(1, 1_000_000),
+    ),
+    "DRAIN_SECS": Option(
+        30,
+        "How long a process that stops may take to part with its clients; half of it is for telling them.",
+        _between(0, 3600),
+    ),
     "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
     "SETTINGS_MAX_AGE_SECS": Option(
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)

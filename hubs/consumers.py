@@ -22,12 +22,14 @@ from channels.consumer import AsyncConsumer
 
 from hubs import endpoints
 from hubs.connections.connection import Connection
+from hubs.connections.direct import DirectOutbox
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
-from hubs.connections.outbox import QUEUE_FULL, Outbox
+from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
 from hubs.connections.recovery import NotRecovered, bring_back
 from hubs.errors import HandshakeRefused, NotFound, Refusal, Unavailable
 from hubs.messaging.switchboard import switchboard
 from hubs.protocols.codec import choose
+from hubs.protocols.extension import EXTENSION
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +67,11 @@ class HubConsumer(AsyncConsumer):
             await _refuse(scope, send, HandshakeRefused(500, "Internal server error."))
             return
         if recovering is None:
-            await _Conversation(receive, send).begin(scope, connection_id, admission)
+            await _Conversation(scope, receive, send).begin(scope, connection_id, admission)
             return
         try:
             connection = await bring_back(hub, *recovering)
-            await _Conversation(receive, send).resume(connection)
+            await _Conversation(scope, receive, send).resume(connection)
         except Unavailable as unavailable:
             # Clients take an HTTP error for what it is here: a reason to try again.
             await _refuse(scope, send, HandshakeRefused(503, unavailable.message))
@@ -83,10 +85,11 @@ class HubConsumer(AsyncConsumer):
 class _Conversation:
     """One socket, and the connection it is for."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._outbox = Outbox(send, self._overflowed)
+        direct = EXTENSION in (scope.get("extensions") or {})
+        self._outbox: DirectOutbox | AsgiOutbox = DirectOutbox() if direct else AsgiOutbox(send, self._overflowed)
         self._too_slow = False
         self._task = asyncio.current_task()
 
@@ -131,12 +134,29 @@ class _Conversation:
         await self._run(self._outbox.uncork)
 
     async def _run(self, opened: Callable[[], None]) -> None:
+        accept: Event = {"type": "websocket.accept"}
+        if self._connection.subprotocol is not None:
+            accept["subprotocol"] = self._connection.subprotocol
+        if isinstance(self._outbox, DirectOutbox):
+            await self._hand_over(accept, self._outbox, opened)
+        else:
+            await self._converse(accept, self._outbox, opened)
+
+    async def _hand_over(self, accept: Event, outbox: DirectOutbox, opened: Callable[[], None]) -> None:
+        """Leave the rest to server and outbox; this coroutine ends, and the conversation goes on."""
+        outbox.begin_with(self._connection, opened)
+        try:
+            await self._send(accept | {EXTENSION: outbox})
+        except BaseException as problem:
+            outbox.gone(LOST, "")
+            # The client left while the handshake was being answered.
+            if not isinstance(problem, OSError):
+                raise
+
+    async def _converse(self, accept: Event, outbox: AsgiOutbox, opened: Callable[[], None]) -> None:
         connection = self._connection
         code, reason = LOST, ""
         try:
-            accept: Event = {"type": "websocket.accept"}
-            if connection.subprotocol is not None:
-                accept["subprotocol"] = connection.subprotocol
             await self._send(accept)
             opened()
             code, reason = await self._listen()
@@ -147,9 +167,9 @@ class _Conversation:
             if not self._too_slow:
                 raise
             reason = QUEUE_FULL
-            await self._outbox.drained()
+            await outbox.drained()
         finally:
-            connection.socket_gone(self._outbox, code, reason)
+            connection.socket_gone(outbox, code, reason)
 
     async def _listen(self) -> tuple[int, str]:
         """Feed messages to the connection until the socket is closed; gives the client's code and reason."""

@@ -10,6 +10,7 @@ row of `ANSWERS` that says what a process does with those of its own connections
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -48,6 +49,11 @@ async def attach(connection: LiveConnection, groups: tuple[str, ...] = ()) -> No
         raise Unavailable(UNREACHABLE) from problem
     for group in groups:
         await join_group(connection, group)
+
+
+def opened(connection: LiveConnection) -> None:
+    """The socket of a connection is open, which was attached before."""
+    switchboard().opened(connection)
 
 
 def detach(connection: LiveConnection) -> None:
@@ -113,18 +119,31 @@ async def send_to_group(
     filter: str | None = None,
     metadata: Mapping[str, str] | None = None,
     ttl_secs: int | None = None,
-    all_or_nobody: bool = True,
-    again: tuple[str, int] | None = None,
 ) -> None:
-    """Publish to the members of a group. The sender needs no membership.
-
-    Clients ask with `all_or_nobody` False: the members of their own process get it first, and also
-    where the other processes cannot be reached. `again`: what `Unavailable.published` said the last
-    time; then those who have it do not get it twice.
-    """
+    """Publish to the members of a group. The sender needs no membership."""
     audience = Audience(canonical_hub(hub), group=group, filter=filter, excluded=excluded)
-    options: dict[str, Any] = {"ttl_secs": ttl_secs, "all_or_nobody": all_or_nobody, "again": again}
-    await _publish(audience, payload, metadata, from_user_id, **options)
+    await _publish(audience, payload, metadata, from_user_id, ttl_secs=ttl_secs)
+
+
+def post_to_group(
+    hub: str,
+    group: str,
+    payload: Payload,
+    *,
+    from_user_id: str | None = None,
+    excluded: tuple[str, ...] = (),
+    metadata: Mapping[str, str] | None = None,
+    ttl_secs: int | None = None,
+    again: tuple[str, int] | None = None,
+) -> asyncio.Future[None] | None:
+    """Publish for a client: the members of its own process get it at once, also where others cannot be reached.
+
+    The future, where there are other processes, tells when theirs will get it; it fails with Unavailable.
+    `again`: what `Unavailable.published` said the last time; then those who have it do not get it twice.
+    """
+    audience = Audience(canonical_hub(hub), group=group, excluded=excluded)
+    publication = _publication(audience, payload, metadata, from_user_id, None, ttl_secs)
+    return switchboard().post(publication, again=again)
 
 
 async def send_to_user(
@@ -160,12 +179,21 @@ async def _publish(
     from_user_id: str | None = None,
     connection: str | None = None,
     ttl_secs: int | None = None,
-    all_or_nobody: bool = True,
-    again: tuple[str, int] | None = None,
 ) -> None:
+    publication = _publication(audience, payload, metadata, from_user_id, connection, ttl_secs)
+    await switchboard().publish(publication, all_or_nobody=True)
+
+
+def _publication(
+    audience: Audience,
+    payload: Payload,
+    metadata: Mapping[str, str] | None,
+    from_user_id: str | None,
+    connection: str | None,
+    ttl_secs: int | None,
+) -> Publication:
     copied = dict(metadata) if metadata else None
-    publication = Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs)
-    await switchboard().publish(publication, all_or_nobody=all_or_nobody, again=again)
+    return Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs)
 
 
 # Closing. Each returns when the connections are gone from every process.

@@ -4,6 +4,7 @@ Each variable is read in one place, below, and described in docs/configuration.m
 beside manage.py is read first; variables that are already set win over it.
 """
 
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
 env.smart_cast = False
+_before = set(os.environ)
 env.read_env(BASE_DIR / ".env")
+# What stands there is not handed on to processes that read it for themselves (hubs.servers.workers).
+VARIABLES_FROM_FILE = set(os.environ) - _before
 
 
 def _number(name: str, default: int) -> int:
@@ -65,9 +69,11 @@ DEBUG = _switch("DEBUG")
 
 HOST = env.str("HOST", default="localhost")
 PORT = _number("PORT", 8080)
+WORKERS = _number("WORKERS", 1)
 # What clients use to reach this service; part of every token's audience.
 PUBLIC_ENDPOINT = env.str("PUBLIC_ENDPOINT", default=f"http://localhost:{PORT}").rstrip("/")
 REDIS_URL = env.str("REDIS_URL", default="")
+REDIS_SENTINELS = env.list("REDIS_SENTINELS", default=[])
 
 ENDPOINTS = [urlsplit(endpoint) for endpoint in (PUBLIC_ENDPOINT, *env.list("EXTRA_ENDPOINTS", default=[]))]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -145,14 +151,54 @@ if REDIS_URL and urlsplit(REDIS_URL).scheme not in ("redis", "rediss", "unix"):
     raise ImproperlyConfigured(
         "REDIS_URL is not a Redis URL. Write redis://host:6379/0 (rediss:// with TLS), or leave it out for one process."
     )
+_REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+
+
+def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The channel layer's host and the cache, where Sentinel says which Redis is the master.
+
+    REDIS_URL holds everything else: user, password, database, TLS, and the master's name in place of the host.
+    """
+    from redis.connection import parse_url
+    from redis.sentinel import Sentinel, SentinelConnectionPool
+
+    url = urlsplit(REDIS_URL)
+    # Not `hostname`, which is in small letters.
+    master = url.netloc.rpartition("@")[2].partition(":")[0]
+    try:
+        sentinels = [(at.hostname, at.port or 26379) for at in (urlsplit(f"//{text}") for text in REDIS_SENTINELS)]
+        if not master or url.scheme == "unix" or not all(host for host, _ in sentinels):
+            raise ValueError("a name is missing")
+        options = parse_url(url._replace(scheme="redis").geturl())
+    except ValueError as problem:
+        raise ImproperlyConfigured(
+            f"REDIS_SENTINELS and REDIS_URL do not fit together: {problem}. Write "
+            "REDIS_SENTINELS=10.0.0.5:26379,10.0.0.6:26379 and, with the master's name as the sentinels know it in "
+            "place of a host, REDIS_URL=redis://mymaster/0."
+        ) from None
+    options = {name: value for name, value in options.items() if name not in ("host", "port")}
+    options |= {"ssl": url.scheme == "rediss"}
+    password = env.str("REDIS_SENTINEL_PASSWORD", default="")
+    to_sentinels: dict[str, Any] = {"password": password} if password else {}
+    host = {"master_name": master, "sentinels": sentinels, "sentinel_kwargs": to_sentinels, **options}
+    pool = {"pool_class": SentinelConnectionPool, "service_name": master, **options}
+    pool |= {"sentinel_manager": Sentinel(sentinels, sentinel_kwargs=to_sentinels | {"socket_timeout": 1})}
+    return host, {"BACKEND": _REDIS_CACHE, "LOCATION": "redis://", "OPTIONS": pool}
+
+
+if REDIS_SENTINELS and not REDIS_URL:
+    raise ImproperlyConfigured("REDIS_SENTINELS needs REDIS_URL too, with the master's name: redis://mymaster/0.")
 if REDIS_URL:
-    CHANNEL_LAYERS = {
+    _redis_host: Any = REDIS_URL
+    CACHES: dict[str, Any] = {"default": {"BACKEND": _REDIS_CACHE, "LOCATION": REDIS_URL}}
+    if REDIS_SENTINELS:
+        _redis_host, CACHES["default"] = _watched_redis()
+    CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [REDIS_URL], "prefix": "hubwire"},
+            "BACKEND": "hubs.layers.redis.RedisLayer",
+            "CONFIG": {"hosts": [_redis_host], "prefix": "hubwire"},
         }
     }
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     CACHES = {
@@ -174,6 +220,8 @@ WEBPUBSUB = {
     "REST_RATE": env.str("REST_RATE", default="") or None,
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
     "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
+    "DRAIN_PER_SEC": _number("DRAIN_PER_SEC", 500),
+    "DRAIN_SECS": _number("DRAIN_SECS", 30),
     # A service that only this machine can reach is one for development: its event handlers are here, too.
     "HANDLER_PRIVATE_ADDRESSES": _switch(
         "HANDLER_PRIVATE_ADDRESSES", default=all(url.hostname in LOOPBACK_NAMES for url in ENDPOINTS)
@@ -220,7 +268,13 @@ if ENDPOINTS[0].scheme == "https":
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "()": "hubs.servers.workers.LineFormatter",
+            "format": "{asctime} {levelname} {name}: {message}",
+            "style": "{",
+        }
+    },
     "filters": {"client_faults": {"()": "hubs.servers.uvicorn.ClientFaults"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},

@@ -39,6 +39,9 @@ _OURS = (
     "DJANGO_SETTINGS_MODULE",
     "HANDLER_PRIVATE_ADDRESSES",
     "RECOVERY_SECS",
+    "WORKERS",
+    "DRAIN_PER_SEC",
+    "DRAIN_SECS",
 )
 
 
@@ -66,6 +69,8 @@ class Service:
             "PYTHONWARNINGS": "default",
             "PYTHONUNBUFFERED": "1",
             "NEGOTIATE_RATE_ANONYMOUS": "100000/min",
+            # Tests leave connections behind that nobody comes for.
+            "DRAIN_SECS": "2",
         }
         self.env |= dict(env or {})
         self.log = data_dir / f"{server}-{self.port}.log"

@@ -29,7 +29,7 @@ async def test_a_cancelled_beginning_leaves_nobody_reachable(monkeypatch: pytest
     monkeypatch.setattr(operations, "join_group", slow_join)
     board = switchboard()
     admission = Admission("chat", PlainCodec(), None, None, Permissions(), ("room",), None, 0)
-    conversation = _Conversation(unused, unused)
+    conversation = _Conversation({}, unused, unused)
     running = asyncio.create_task(conversation.begin({"extensions": {}}, board.new_connection_id(), admission))
     try:
         await asyncio.wait_for(attached.wait(), PATIENCE)

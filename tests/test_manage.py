@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, Service
+from tests.running import ROOT, Redis, Service
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ from tests.running import ROOT, Service
         ("PUBLIC_ENDPOINT", "pubsub.example.com", "write http(s)://host[:port][/prefix]"),
         ("KEEP_ALIVE_SECS", "500", "write a number from 1 to 120"),
         ("DEFAULT_HUB", "1st", "Hub names start with a letter"),
+        ("WORKERS", "two", "WORKERS=two is not a number"),
+        ("DRAIN_PER_SEC", "0", "write a number from 1 to 1e+06"),
         ("NEGOTIATE_RATE_USER", "many", 'write a rate such as "120/min"'),
     ],
 )
@@ -46,6 +48,42 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         f"CommandError: Port {service.port} is in use by another program. "
         f"Stop it, or choose another port: PORT={service.port + 1}"
     )
+
+
+def test_a_port_of_workers_in_use_is_said(tmp_path: Path, redis_server: Redis) -> None:
+    """Their sockets share a port with each other; with another program's that shares its own, too, they do not."""
+    import socket
+
+    service = Service(tmp_path, env={"WORKERS": "2", "REDIS_URL": redis_server.url})
+    service.manage("migrate", "--verbosity", "0")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", service.port))
+        other.listen()
+        done = service.manage("serve", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"CommandError: Port {service.port} is in use by another program.")
+
+
+@pytest.mark.parametrize(
+    ("workers", "advice"),
+    [
+        (
+            "2",
+            "WORKERS=2 needs a Redis, by which the workers reach each other's clients. "
+            "Set REDIS_URL=redis://host:6379/0, or WORKERS=1.",
+        ),
+        ("0", "WORKERS=0 is not possible; use 1 to 128."),
+        ("129", "WORKERS=129 is not possible; use 1 to 128."),
+    ],
+)
+def test_workers_that_cannot_be_are_said(tmp_path: Path, workers: str, advice: str) -> None:
+    for done in (
+        Service(tmp_path, env={"WORKERS": workers}).manage("serve", check=False),
+        Service(tmp_path).manage("serve", "--workers", workers, check=False),
+    ):
+        assert done.returncode == 1
+        assert done.stderr.strip() == f"CommandError: {advice}"
 
 
 def test_an_unmigrated_database_is_said(tmp_path: Path) -> None:
@@ -81,7 +119,9 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
             "--verbosity",
             "0",
             "-c",
-            "from hubs.conf import settings as s; print(s.DEFAULT_HUB, s.KEEP_ALIVE_SECS)",
+            # Workers read the file for themselves, so what stood there at first is not handed on to them.
+            "from django.conf import settings; from hubs.conf import settings as s; "
+            "print(s.DEFAULT_HUB, s.KEEP_ALIVE_SECS, *settings.VARIABLES_FROM_FILE)",
         ],
         cwd=tmp_path,
         env=env,
@@ -89,4 +129,4 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert shown.stdout.strip() == "fromfile 9"
+    assert shown.stdout.strip() == "fromfile 9 DEFAULT_HUB"

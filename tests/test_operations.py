@@ -39,6 +39,8 @@ class Client:
         self.frames: list[Any] = []
         self.closed: list[tuple[int, str, str | None]] = []
 
+    socket = None
+
     def deliver(self, outgoing: Outgoing) -> None:
         self.frames.append(outgoing.frame)
 

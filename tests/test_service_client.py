@@ -38,6 +38,8 @@ class Client:
         self.frames: list[Any] = []
         self.closed: list[str | None] = []
 
+    socket = None
+
     def deliver(self, outgoing: Outgoing) -> None:
         self.frames.append(outgoing.frame)
 

@@ -5,7 +5,8 @@ until the client acknowledges it. While the client is away frames wait without a
 not wait that long is left out when the client comes back, and the ids have no gap all the same.
 
 Frames are kept as their codec wrote them for everybody, without the id; so clients of one format
-share their bytes, and an id is added when a frame is sent, again and again if need be.
+share their bytes, and an id is added when a frame is sent, again and again if need be. Those with an
+id have ids without a gap, so only the last is written down.
 
 Pure: the caller brings the time (monotonic seconds).
 """
@@ -16,8 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from hubs.connections.outbox import size_of
-from hubs.protocols.codec import Message
+from hubs.protocols.codec import Message, Sized, size_of
 
 # A frame on its way to another process: form, and how long it may wait from now on (None: for as long as it takes).
 Packed = tuple[Message, float | None]
@@ -39,12 +39,13 @@ class Backlog:
         # The sequence id given last, and the number of the newest frame: those that wait are counted on from there,
         # and keep their numbers among themselves when one is left out.
         self._last = self._newest = 0
-        # (sequence id, form), ascending; and (number, form, when it is too late for it or None)
-        self._sent: deque[tuple[int, Message]] = deque()
-        self._waiting: deque[tuple[int, Message, float | None]] = deque()
+        # In order of their ids, the last of which is `_last`; and (number, form, when it is too late for it or None).
+        self._sent: deque[Sized] = deque()
+        # None while nothing waits, which is so while the client is there.
+        self._waiting: deque[tuple[int, Message, float | None]] | None = None
 
     def __len__(self) -> int:
-        return len(self._sent) + len(self._waiting)
+        return len(self._sent) + len(self._waiting or ())
 
     @property
     def last(self) -> int:
@@ -53,9 +54,20 @@ class Backlog:
 
     def send(self, form: Message) -> int:
         """Keep a frame that goes to the socket now; gives its sequence id. Raises BacklogFull."""
-        self._grow(form)
-        self._give_id(form)
-        return self._last
+        return self.send_sized((form, size_of(form)))
+
+    def send_sized(self, sized: Sized) -> int:
+        """As `send`, for a frame that many get and that was measured once."""
+        size = self._bytes + sized[1]
+        sent = self._sent
+        # Nothing waits while there is a socket; the bound holds all the same.
+        count = len(sent) if self._waiting is None else len(self)
+        if size > self._max_bytes or count >= self._max_messages:
+            raise BacklogFull
+        self._bytes = size
+        sent.append(sized)
+        self._last = self._newest = last = self._last + 1
+        return last
 
     def hold(self, form: Message, ttl_secs: float | None, now: float) -> None:
         """Keep a frame for a client that is away. Raises BacklogFull."""
@@ -63,22 +75,27 @@ class Backlog:
             return
         if len(self) >= self._max_messages or self._bytes + size_of(form) > self._max_bytes:
             self._drop_late(now)
-        self._grow(form)
+        size = size_of(form)
+        if len(self) >= self._max_messages or self._bytes + size > self._max_bytes:
+            raise BacklogFull
+        self._bytes += size
         self._wait(form, ttl_secs, now)
 
     def acknowledge(self, sequence_id: int) -> None:
         """Everything up to this id has arrived; ids that were never given are taken as the last one."""
-        while self._sent and self._sent[0][0] <= sequence_id:
-            _, form = self._sent.popleft()
-            self._bytes -= size_of(form)
+        for _ in range(len(self._sent) - max(0, self._last - sequence_id)):
+            self._bytes -= self._sent.popleft()[1]
 
     def replay(self, now: float) -> Iterator[tuple[int, Message]]:
         """All that the client is to get when it is back: sequence ids and forms, in order."""
         self._drop_late(now)
-        while self._waiting:
-            _, form, _ = self._waiting.popleft()
-            self._give_id(form)
-        yield from self._sent
+        for _, form, _ in self._waiting or ():
+            self._last = self._newest = self._last + 1
+            self._sent.append((form, size_of(form)))
+        self._waiting = None
+        first = self._first
+        for position, (form, _) in enumerate(self._sent):
+            yield first + position, form
 
     # On the way to another process
 
@@ -104,7 +121,7 @@ class Backlog:
         for position, (form, ttl_secs) in enumerate(frames):
             self._bytes += size_of(form)
             if position < sent:
-                self._sent.append((last - sent + 1 + position, form))
+                self._sent.append((form, size_of(form)))
             else:
                 self._wait(form, ttl_secs, now)
 
@@ -119,29 +136,27 @@ class Backlog:
         return len(self._sent)
 
     def _behind(self, after: int) -> Iterator[tuple[int, Message, float | None]]:
-        for number, form in self._sent:
+        for number, (form, _) in enumerate(self._sent, self._first):
             if number > after:
                 yield number, form, None
-        for waiting in self._waiting:
+        for waiting in self._waiting or ():
             if waiting[0] > after:
                 yield waiting
 
-    def _give_id(self, form: Message) -> None:
-        # Nothing waits any more, or has its turn right behind.
-        self._last = self._newest = self._last + 1
-        self._sent.append((self._last, form))
+    @property
+    def _first(self) -> int:
+        """The id of the oldest frame that has one."""
+        return self._last - len(self._sent) + 1
 
     def _wait(self, form: Message, ttl_secs: float | None, now: float) -> None:
         self._newest += 1
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append((self._newest, form, None if ttl_secs is None else now + ttl_secs))
 
-    def _grow(self, form: Message) -> None:
-        size = size_of(form)
-        if len(self) >= self._max_messages or self._bytes + size > self._max_bytes:
-            raise BacklogFull
-        self._bytes += size
-
     def _drop_late(self, now: float) -> None:
+        if self._waiting is None:
+            return
         kept = deque(waiting for waiting in self._waiting if waiting[2] is None or waiting[2] > now)
         self._bytes -= sum(size_of(form) for _, form, _ in self._waiting) - sum(size_of(form) for _, form, _ in kept)
         self._waiting = kept

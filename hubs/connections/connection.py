@@ -24,15 +24,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from hubs import conf, operations
 from hubs.connections import reconnection
 from hubs.connections.backlog import Backlog, BacklogFull
-from hubs.connections.lane import Lane
+from hubs.connections.lane import Lane, Rest
 from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
 from hubs.protocols.codec import Codec, Message, Outgoing
+from hubs.protocols.extension import Socket
 from hubs.protocols.frames import (
     TEXT,
     Ack,
@@ -67,6 +69,8 @@ BUFFER_FULL = "The reliable message buffer is full."
 TAKEN_OVER = "The connection was recovered by another socket."
 EXPIRED = "The connection recovery timeout expired."
 
+GOING_AWAY = 1001
+
 MAX_HALF_DONE = 1000
 
 # Beyond a handler's own time: what its answer needs to come from another process.
@@ -80,6 +84,37 @@ FINAL_CODES = (1000, 1005, 1002, 1003, 1007, 1009)
 
 class Connection:
     """A client's place in a hub, from handshake to goodbye. `outbox`: its present socket, None while it has none."""
+
+    # There may be ten thousands.
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_departed",
+        "_end_reason",
+        "_ended",
+        "_expiry",
+        "_invocations",
+        "_opened",
+        "_overflowing",
+        "_unconfirmed",
+        "ack_pause_secs",
+        "acks",
+        "backlog",
+        "claim",
+        "codec",
+        "earlier",
+        "groups",
+        "half_done",
+        "hub",
+        "id",
+        "lane",
+        "moves",
+        "outbox",
+        "permissions",
+        "session",
+        "subprotocol",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -106,7 +141,7 @@ class Connection:
         # How often it has changed process; and which other process wants it, and knows of which groups (recovery.py).
         self.moves = 0
         self.claim: tuple[str, frozenset[str]] | None = None
-        self.lane = Lane(self.handle, self._broke_off)
+        self.lane = Lane(self.begin_frame, self._broke_off)
         self.earlier: asyncio.Event | None = None
         self.backlog: Backlog | None = None
         if codec.reliable:
@@ -123,6 +158,8 @@ class Connection:
         self._overflowing = False
         self._expiry: asyncio.TimerHandle | None = None
         self._invocations: dict[str, asyncio.Task[None]] = {}
+        # Publications without ackId that the channel layer has not taken yet.
+        self._unconfirmed = 0
 
     # Beginning and end
 
@@ -141,6 +178,7 @@ class Connection:
         self._opened = True
         if self.outbox is not None:
             self.outbox.uncork()
+            operations.opened(self)
         dispatch.connected(self.session)
 
     def abort(self) -> None:
@@ -189,6 +227,22 @@ class Connection:
             self._closed = True
             self._end_reason = reason
             self.leave()
+
+    def retire(self) -> None:
+        """The server stops: finish what the client has sent so far, and send it elsewhere with 1001.
+
+        A reliable connection stays, away, so that the process its client comes to can have it.
+        """
+        self.lane.close(self._retired)
+
+    def _retired(self) -> None:
+        if self.outbox is None or self.closing:
+            return
+        if self.backlog is None:
+            self.outbox.close(GOING_AWAY)
+        else:
+            self._lose_socket(GOING_AWAY, "")
+            self.wait_for_client()
 
     @property
     def closing(self) -> bool:
@@ -243,11 +297,11 @@ class Connection:
         self._drop_outbox()
         self.wait_for_client()
 
-    def _lose_socket(self) -> None:
+    def _lose_socket(self, code: int = 1008, reason: str = TAKEN_OVER) -> None:
+        # 1008, because a client that is told so does not fight for the connection.
         if self.outbox is not None:
-            # 1008, because a client that is told so does not fight for the connection.
             outbox, self.outbox = self.outbox, None
-            outbox.close(1008, TAKEN_OVER)
+            outbox.close(code, reason)
         # Clients give up what they invoked when they lose their socket.
         self._cancel_invocations()
 
@@ -269,11 +323,27 @@ class Connection:
 
     # To the client
 
+    @property
+    def socket(self) -> Socket | None:
+        """Where frames that many get alike can be written for it. Not those of a reliable one: they are numbered."""
+        return None if self.backlog is not None or self.outbox is None else self.outbox.socket
+
     def deliver(self, outgoing: Outgoing) -> None:
         """Take a frame that others get too."""
-        form = outgoing.form(self.codec)
-        if form is not None:
-            self._put_data(form, outgoing.ttl_secs)
+        outbox, backlog = self.outbox, self.backlog
+        if backlog is None:
+            if outbox is not None:
+                outbox.put_shared(outgoing, self.codec)
+        elif (sized := outgoing.sized(self.codec)) is not None:
+            if outbox is None:
+                self._put_data(sized[0], outgoing.ttl_secs)
+                return
+            try:
+                sequence_id = backlog.send_sized(sized)
+            except BacklogFull:
+                self._overflow()
+            else:
+                outbox.put_stamped(outgoing, self.codec, sequence_id)
 
     def _put_data(self, form: Message, ttl_secs: float | None = None) -> None:
         if self.backlog is None:
@@ -286,10 +356,13 @@ class Connection:
             else:
                 self.outbox.put(self.codec.stamp(form, self.backlog.send(form)))
         except BacklogFull:
-            if not self._overflowing:
-                # In the middle of a fan-out, perhaps: acted on in the next turn.
-                self._overflowing = True
-                asyncio.get_running_loop().call_soon(self.close, 1008, BUFFER_FULL)
+            self._overflow()
+
+    def _overflow(self) -> None:
+        if not self._overflowing:
+            # In the middle of a fan-out, perhaps: acted on in the next turn.
+            self._overflowing = True
+            asyncio.get_running_loop().call_soon(self.close, 1008, BUFFER_FULL)
 
     def _tell(self, frame: Downstream) -> None:
         """Say something that concerns the present socket alone."""
@@ -309,15 +382,24 @@ class Connection:
 
     # From the client
 
+    def take(self, message: Message) -> bool:
+        """Take a message from the client. False: so many are being handled that its reader should wait (`lane`)."""
+        frame = self._read(message)
+        return frame is None or self.lane.take(frame)
+
     async def receive(self, message: Message) -> None:
-        """Take a message from the client; waits while too many earlier ones are being handled."""
+        """As `take`, but waits."""
+        frame = self._read(message)
+        if frame is not None:
+            await self.lane.put(frame)
+
+    def _read(self, message: Message) -> Upstream | None:
         try:
-            frame = self.decode(message)
+            return self.decode(message)
         except Disconnect as disconnect:
             # In its turn: an event before it may still wait for its handler's answer.
             self.lane.fail(disconnect)
-        else:
-            await self.lane.put(frame)
+            return None
 
     def _broke_off(self, disconnect: Disconnect) -> None:
         self.close(disconnect.code, disconnect.message)
@@ -331,31 +413,51 @@ class Connection:
             raise Disconnect(1009, TOO_LARGE)
         return self.codec.decode(message)
 
-    async def handle(self, frame: Upstream) -> None:
-        """Do what one frame asks and answer it. Raises Disconnect."""
+    def begin_frame(self, frame: Upstream) -> Rest | None:
+        """Do what one frame asks and answer it, as far as that goes without waiting; gives the rest.
+
+        Raises Disconnect.
+        """
         if self.closing:
             # It waited for its turn, and meanwhile the connection was closed and has left everything.
-            return
+            return None
         ack_id: int | None = getattr(frame, "ack_id", None)
-        ack = None if ack_id is None else Ack(ack_id)
         try:
             # Before the permission check, and before anything is done: it was done already.
             if ack_id is not None and ack_id in self.acks:
                 raise Duplicate(ack_id)
-            await self._HANDLERS[type(frame)](self, frame)
-        except Refusal as refusal:
-            ack = self._refused(frame, ack_id, refusal)
-        except Disconnect:
-            raise
-        except Exception:
-            logger.exception("A %s frame could not be handled", type(frame).__name__)
-            ack = self._refused(frame, ack_id, Refusal(INTERNAL_ERROR))
+            waits = self._WAITING.get(type(frame))
+            rest = self._AT_ONCE[type(frame)](self, frame) if waits is None else partial(waits, self, frame)
+        except Exception as problem:
+            ack = self._failed(frame, ack_id, problem)
+        else:
+            if rest is not None:
+                return partial(self._finish, frame, ack_id, rest)
+            ack = None if ack_id is None else Ack(ack_id)
+        if ack is not None:
+            self._acknowledge(ack)
+        return None
+
+    async def _finish(self, frame: Upstream, ack_id: int | None, rest: Rest) -> None:
+        """Do the rest of what a frame asks, and answer it. Raises Disconnect."""
+        try:
+            await rest()
+        except Exception as problem:
+            ack = self._failed(frame, ack_id, problem)
+        else:
+            ack = None if ack_id is None else Ack(ack_id)
         if self._departed:
             await self._finish_elsewhere(ack)
         elif ack is not None:
             self._acknowledge(ack)
 
-    def _refused(self, frame: Upstream, ack_id: int | None, refusal: Refusal) -> Ack | None:
+    def _failed(self, frame: Upstream, ack_id: int | None, problem: Exception) -> Ack | None:
+        """What a client is told of a frame that could not be handled. Raises Disconnect."""
+        if isinstance(problem, Disconnect):
+            raise problem
+        if not isinstance(problem, Refusal):
+            logger.error("A %s frame could not be handled", type(frame).__name__, exc_info=problem)
+        refusal = problem if isinstance(problem, Refusal) else Refusal(INTERNAL_ERROR)
         if ack_id is not None:
             return Ack(ack_id, refusal.name, refusal.message)
         if not self.codec.named:
@@ -394,22 +496,36 @@ class Connection:
             raise Forbidden(NOT_ALLOWED.format(verb="leave", group=frame.group))
         await operations.leave_group(self, frame.group)
 
-    async def _send_to_group(self, frame: SendToGroup) -> None:
+    def _send_to_group(self, frame: SendToGroup) -> Rest | None:
         if not self.permissions.may_send(frame.group):
             raise Forbidden(NOT_ALLOWED.format(verb="send to", group=frame.group))
         ack_id = frame.ack_id
+        posted = operations.post_to_group(
+            self.hub,
+            frame.group,
+            frame.payload,
+            from_user_id=self.user_id,
+            metadata=frame.metadata,
+            excluded=(self.id,) if frame.no_echo else (),
+            ttl_secs=frame.ttl_secs,
+            again=None if ack_id is None else self.half_done.pop(ack_id, None),
+        )
+        if posted is None:
+            return None
+        if ack_id is None and self.codec.named and self._unconfirmed < conf.settings.MAX_WAITING_FRAMES:
+            # Nobody is told how it goes, so nobody has to wait until it is known.
+            self._unconfirmed += 1
+            posted.add_done_callback(self._confirmed)
+            return None
+        return partial(self._confirm, ack_id, posted)
+
+    def _confirmed(self, _: object) -> None:
+        self._unconfirmed -= 1
+
+    async def _confirm(self, ack_id: int | None, posted: asyncio.Future[None]) -> None:
+        """Wait until the other processes will get a publication. Raises Unavailable."""
         try:
-            await operations.send_to_group(
-                self.hub,
-                frame.group,
-                frame.payload,
-                from_user_id=self.user_id,
-                metadata=frame.metadata,
-                excluded=(self.id,) if frame.no_echo else (),
-                ttl_secs=frame.ttl_secs,
-                all_or_nobody=False,
-                again=None if ack_id is None else self.half_done.pop(ack_id, None),
-            )
+            await asyncio.shield(posted)
         except Unavailable as unavailable:
             if ack_id is not None and unavailable.published is not None:
                 # The client will send it again under this ackId; then who has it shall not get it twice.
@@ -434,15 +550,15 @@ class Connection:
         if form is not None:
             self._put_data(form)
 
-    async def _ping(self, frame: Ping) -> None:
+    def _ping(self, frame: Ping) -> None:
         self._tell(Pong())
 
-    async def _sequence_ack(self, frame: SequenceAck) -> None:
+    def _sequence_ack(self, frame: SequenceAck) -> None:
         # Nothing waits for it where no frame carries a sequence id.
         if self.backlog is not None:
             self.backlog.acknowledge(frame.sequence_id)
 
-    async def _invoke(self, frame: Invoke) -> None:
+    def _invoke(self, frame: Invoke) -> None:
         """Have an invocation answered beside the other frames: it neither waits for them nor holds them up."""
         if frame.invocation_id in self._invocations:
             self._tell(_failure(frame, "BadRequest", "There is an unanswered invocation with this invocationId."))
@@ -469,19 +585,22 @@ class Connection:
             del self._invocations[frame.invocation_id]
             self._tell(response)
 
-    async def _cancel_invocation(self, frame: CancelInvocation) -> None:
+    def _cancel_invocation(self, frame: CancelInvocation) -> None:
         task = self._invocations.pop(frame.invocation_id, None)
         if task is not None:
             task.cancel()
 
-    async def _invoke_response(self, frame: InvokeResponse) -> None:
+    def _invoke_response(self, frame: InvokeResponse) -> None:
         """Nothing is invoked on clients, so nobody waits for it."""
 
-    _HANDLERS: ClassVar[Mapping[type, Callable[[Any, Any], Awaitable[None]]]] = {
-        SendToGroup: _send_to_group,
+    # Frames whose handling may wait, and those of which at most a rest is left to wait for.
+    _WAITING: ClassVar[Mapping[type, Callable[[Any, Any], Awaitable[None]]]] = {
         JoinGroup: _join_group,
         LeaveGroup: _leave_group,
         UserEvent: _event,
+    }
+    _AT_ONCE: ClassVar[Mapping[type, Callable[[Any, Any], Rest | None]]] = {
+        SendToGroup: _send_to_group,
         Ping: _ping,
         SequenceAck: _sequence_ack,
         Invoke: _invoke,

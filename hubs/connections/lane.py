@@ -1,15 +1,16 @@
 """One client's frames, one at a time and in order, without holding up its reader.
 
-Most frames are handled while the reader waits, in no time. One that waits for an event handler may
-take a hundred seconds; meanwhile the reader has to go on, or nobody would notice that the client
-left. So such a frame gets a task, and what the client sends in the meantime queues behind it. The
-queue is bounded: when it is full the reader waits too, and the client's own socket fills up.
+Most frames are done when `take` returns: `begin` handles them at once. What cannot be done without
+waiting (an event handler may take a hundred seconds) leaves a rest, and that gets a task; meanwhile
+the reader goes on, or nobody would notice that the client left. What the client sends in the
+meantime queues behind it. The queue is bounded: when it is full the reader waits too, and the
+client's own socket fills up.
 
 A reliable client that changes sockets has two readers for a moment. What the second one brings
 queues behind the frame of the first.
 
 Two kinds of frames do not queue: an acknowledgement of what arrived, which has no business waiting
-for what is sent, and the end of an invocation, which would come too late.
+for what is sent, and the end of an invocation, which would come too late. They never leave a rest.
 """
 
 from __future__ import annotations
@@ -23,121 +24,157 @@ from hubs import conf
 from hubs.errors import Disconnect
 from hubs.protocols.frames import CancelInvocation, SequenceAck, Upstream, UserEvent
 
-# Frames that wait for somebody outside this service.
+# Frames that wait for somebody outside this service: no reader waits until they are done.
 SLOW_FRAMES = (UserEvent,)
 
 # Frames that are done at once, whatever waits.
 URGENT_FRAMES = (SequenceAck, CancelInvocation)
 
+# What of a frame is still to be done, and has to be waited for.
+Rest = Callable[[], Awaitable[None]]
+
 
 class Lane:
-    """The queue of one connection. `handle` does one frame, `failed` is told of a Disconnect."""
+    """The queue of one connection. `begin` handles one frame or its first part, `failed` is told of a Disconnect."""
 
-    __slots__ = ("_busy", "_ending", "_failed", "_handle", "_room", "_stopped", "_task", "_waiting")
+    __slots__ = ("_begin", "_closed", "_ending", "_failed", "_finished", "_room", "_stopped", "_task", "_waiting")
 
-    def __init__(self, handle: Callable[[Upstream], Awaitable[None]], failed: Callable[[Disconnect], None]) -> None:
-        self._handle = handle
+    def __init__(self, begin: Callable[[Upstream], Rest | None], failed: Callable[[Disconnect], None]) -> None:
+        self._begin = begin
         self._failed = failed
-        self._waiting: deque[Upstream] = deque()
+        # None where nothing waits, as for most clients most of the time.
+        self._waiting: deque[Upstream] | None = None
         self._task: asyncio.Task[None] | None = None
-        # A reader is handling a frame.
-        self._busy = False
-        self._room: asyncio.Event | None = None
-        self._stopped = False
+        # Who waits until there is room, and until all is done.
+        self._room: Callable[[], None] | None = None
+        self._finished: Callable[[], None] | None = None
+        # Closed: takes nothing more. Stopped: nor does anything that waits.
+        self._closed = self._stopped = False
         self._ending: Disconnect | None = None
 
-    async def put(self, frame: Upstream) -> None:
-        """Handle `frame` after all earlier ones; waits while too many are waiting."""
-        if self._stopped:
-            return
-        if isinstance(frame, URGENT_FRAMES):
-            await self._do(frame)
-            return
-        if self._is_free and not isinstance(frame, SLOW_FRAMES):
-            self._busy = True
-            try:
-                await self._do(frame)
-            finally:
-                self._busy = False
-                self._go_on()
-            return
+    def take(self, frame: Upstream) -> bool:
+        """Handle `frame` after all earlier ones. False: so many wait that the reader should too (`when_room`)."""
+        if self._closed:
+            return True
+        if self._task is None or isinstance(frame, URGENT_FRAMES):
+            rest = self._started(frame)
+            if rest is not None:
+                self._task = asyncio.create_task(self._work(rest), name="frames of a connection")
+            return True
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append(frame)
-        self._go_on()
-        if len(self._waiting) >= conf.settings.MAX_WAITING_FRAMES:
-            self._room = asyncio.Event()
-            await self._room.wait()
+        return len(self._waiting) < conf.settings.MAX_WAITING_FRAMES
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """After `take` gave False: have `call` called once, when the reader may go on."""
+        self._room = call
+
+    async def put(self, frame: Upstream) -> None:
+        """As `take`, for a reader that can wait: until there is room, and for what was begun now and takes no time."""
+        was_free = self._task is None
+        if not self.take(frame):
+            room = asyncio.get_running_loop().create_future()
+            self.when_room(lambda: None if room.done() else room.set_result(None))
+            await room
+        elif was_free and self._task is not None and not isinstance(frame, SLOW_FRAMES):
+            await asyncio.wait({self._task})
 
     def fail(self, disconnect: Disconnect) -> None:
         """The client broke the protocol: what it sent before is handled, nothing behind it is, then it ends."""
-        if self._stopped:
+        if self._closed:
             return
-        self._stopped = True
-        if self._is_free:
+        self._closed = True
+        if self._task is None:
             self._failed(disconnect)
         else:
             self._ending = disconnect
 
+    def close(self, finished: Callable[[], None]) -> None:
+        """Take nothing more; `finished` is called when all that was taken is done."""
+        self._closed = True
+        if self._task is None:
+            finished()
+        else:
+            self._finished = finished
+
     def finish(self) -> None:
-        """Handle nothing more, but let an event handler finish what it works on."""
-        self._stopped = True
+        """Handle nothing more, but let what is being worked on come to its end."""
+        self._closed = self._stopped = True
         self._ending = None
-        self._waiting.clear()
+        self._waiting = None
 
     def stop(self) -> None:
-        """The client is gone: what waits is not handled, and what an event handler works on is given up."""
+        """The client is gone: what waits is not handled, and what is being worked on is given up."""
         self.finish()
         if self._task is not None:
             self._task.cancel()
+        # Whose they are holds this lane, too; without them both are freed at once, and not by the collector.
+        self._begin, self._failed = _nothing, _nothing
 
     def hold(self, done: asyncio.Event, secs: float) -> None:
         """Begin nothing before `done`: an earlier frame is being handled elsewhere. Nor longer than `secs`."""
-        self._task = asyncio.create_task(self._work_after(done, secs), name="frames of a connection that moved")
+
+        async def wait() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(secs):
+                    await done.wait()
+
+        self._task = asyncio.create_task(self._work(wait), name="frames of a connection that moved")
 
     @property
     def busy(self) -> bool:
         """Whether a frame is being handled."""
-        return not self._is_free
+        return self._task is not None
 
-    @property
-    def _is_free(self) -> bool:
-        return self._task is None and not self._busy
-
-    def _go_on(self) -> None:
-        """Have a task do what waits, unless somebody is at work."""
-        if self._is_free and (self._waiting or self._ending is not None):
-            self._task = asyncio.create_task(self._work(), name="frames of a connection")
-
-    async def _work_after(self, done: asyncio.Event, secs: float) -> None:
+    async def _work(self, rest: Rest | None) -> None:
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(secs):
-                    await done.wait()
-        except asyncio.CancelledError:
-            self._task = None
-            raise
-        await self._work()
-
-    async def _work(self) -> None:
-        try:
-            while self._waiting:
-                frame = self._waiting.popleft()
-                if self._room is not None and len(self._waiting) < conf.settings.MAX_WAITING_FRAMES:
-                    self._room.set()
-                    self._room = None
-                await self._do(frame)
+            while rest is not None:
+                await self._ended(rest)
+                rest = self._next()
             if self._ending is not None:
                 self._failed(self._ending)
         finally:
             self._task = None
-            if self._room is not None:
-                self._room.set()
-                self._room = None
+            self._make_room()
+            finished, self._finished = self._finished, None
+            if finished is not None:
+                finished()
 
-    async def _do(self, frame: Upstream) -> None:
+    def _next(self) -> Rest | None:
+        """Handle what waits until something of it leaves a rest, or nothing waits any more."""
+        while self._waiting and not self._stopped:
+            frame = self._waiting.popleft()
+            if len(self._waiting) < conf.settings.MAX_WAITING_FRAMES:
+                self._make_room()
+            rest = self._started(frame)
+            if rest is not None:
+                return rest
+        self._waiting = None
+        return None
+
+    def _started(self, frame: Upstream) -> Rest | None:
         try:
-            await self._handle(frame)
+            return self._begin(frame)
         except Disconnect as disconnect:
-            self._stopped = True
-            self._ending = None
-            self._waiting.clear()
-            self._failed(disconnect)
+            self._broke_off(disconnect)
+            return None
+
+    async def _ended(self, rest: Rest) -> None:
+        try:
+            await rest()
+        except Disconnect as disconnect:
+            self._broke_off(disconnect)
+
+    def _broke_off(self, disconnect: Disconnect) -> None:
+        self.finish()
+        self._failed(disconnect)
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room()
+
+
+def _nothing(_: object) -> None:
+    """What is done for a client that is gone."""

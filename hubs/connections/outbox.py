@@ -1,5 +1,8 @@
 """Everything on its way to one client: in order, bounded, and mostly without a task.
 
+There are two ways out. A server that offers the extension of docs/asgi-extension.md takes finished
+frames, and says when it has enough; that is direct.py. For all others there is `AsgiOutbox` below.
+
 An ASGI server takes a message through `await send(...)`. Nearly always that call finishes at once,
 because there is room in the socket's buffer; only for a slow client does it wait. A writer task
 per connection would pay for that rare case with a wake-up per message and memory per idle client.
@@ -7,7 +10,7 @@ So `put` starts the `send` coroutine itself and drives it one step. If it finish
 else happens. If it stops to wait, a task is made that carries it on from exactly that point, and
 messages queue behind it.
 
-The queue is bounded in messages and bytes. A client that lets it overflow is too slow: what waits
+Both queues are bounded in messages and bytes. A client that lets it overflow is too slow: what waits
 is thrown away and the socket is closed with 1008, which the client sees as the reason. Others are
 not affected, since nobody ever waits for this client.
 """
@@ -22,6 +25,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from hubs import conf
+from hubs.protocols.codec import Codec, Message, Outgoing, size_of
+from hubs.protocols.extension import Socket
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +45,12 @@ CLOSING_SECS = 5.0
 class Outbox:
     """The way out to one client. Corked at first: what is put waits until `uncork`."""
 
-    __slots__ = ("_bytes", "_closing", "_corked", "_overflowed", "_queue", "_send", "_task")
+    __slots__ = ("_bytes", "_closing", "_corked", "_queue")
 
-    def __init__(self, send: Send, overflowed: Callable[[], None]) -> None:
-        self._send = send
-        self._overflowed = overflowed
-        self._queue: deque[tuple[Event, int]] = deque()
+    def __init__(self) -> None:
+        # What waits, and its size in bytes; None while nothing does, as for most clients most of the time.
+        self._queue: deque[tuple[Any, int]] | None = None
         self._bytes = 0
-        self._task: asyncio.Task[None] | None = None
         self._corked = True
         self._closing = False
 
@@ -56,7 +59,79 @@ class Outbox:
         """Whether a close was put; what is put later is dropped."""
         return self._closing
 
-    def put(self, message: str | bytes) -> None:
+    @property
+    def socket(self) -> Socket | None:
+        """Where finished frames can be written now, for this and others alike; None where there is no such thing."""
+        return None
+
+    def put(self, message: Message) -> None:
+        """Send a message after all earlier ones; never waits."""
+        raise NotImplementedError
+
+    def put_shared(self, outgoing: Outgoing, codec: Codec) -> None:
+        """Send a message that others get too."""
+        form = outgoing.form(codec)
+        if form is not None:
+            self.put(form)
+
+    def put_stamped(self, outgoing: Outgoing, codec: Codec, sequence_id: int) -> None:
+        """Send a message that others get too, with a number of its own."""
+        form = outgoing.form(codec)
+        if form is not None:
+            self.put(codec.stamp(form, sequence_id))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the socket after what was put so far. Later puts are dropped."""
+        raise NotImplementedError
+
+    def uncork(self) -> None:
+        """The handshake is done: send what waits."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """The socket is gone: drop what waits."""
+        self._closing = True
+        self._clear()
+
+    def _enqueue(self, message: Any, size: int) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((message, size))
+        self._bytes += size
+        if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES or self._bytes > conf.settings.MAX_OUTBOX_BYTES:
+            self._clear()
+            self.close(1008, QUEUE_FULL)
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        """The client has let it overflow. Called in the middle of a fan-out, so to be acted on in the next turn."""
+        raise NotImplementedError
+
+    def _next(self) -> Any:
+        assert self._queue is not None  # noqa: S101 - asked only when something waits
+        message, size = self._queue.popleft()
+        self._bytes -= size
+        if not self._queue:
+            self._queue = None
+        return message
+
+    def _clear(self) -> None:
+        self._queue = None
+        self._bytes = 0
+
+
+class AsgiOutbox(Outbox):
+    """The way out through an ASGI server's `send`."""
+
+    __slots__ = ("_overflowed", "_send", "_task")
+
+    def __init__(self, send: Send, overflowed: Callable[[], None]) -> None:
+        super().__init__()
+        self._send = send
+        self._overflowed = overflowed
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, message: Message) -> None:
         """Send a message after all earlier ones; never waits."""
         if self._closing:
             return
@@ -72,8 +147,9 @@ class Outbox:
         if self._closing:
             return
         self._closing = True
-        event: Event = {"type": "websocket.close", "code": code, "reason": _short(reason)}
+        event: Event = {"type": "websocket.close", "code": code, "reason": short(reason)}
         if self._corked or self._task is not None:
+            self._queue = self._queue or deque()
             self._queue.append((event, 0))
         else:
             self._start(event)
@@ -86,9 +162,7 @@ class Outbox:
 
     def abandon(self) -> None:
         """The socket is gone: drop what waits."""
-        self._closing = True
-        self._queue.clear()
-        self._bytes = 0
+        super().abandon()
         if self._task is not None:
             self._task.cancel()
 
@@ -97,19 +171,8 @@ class Outbox:
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=CLOSING_SECS)
 
-    def _enqueue(self, event: Event, size: int) -> None:
-        self._queue.append((event, size))
-        self._bytes += size
-        if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES or self._bytes > conf.settings.MAX_OUTBOX_BYTES:
-            self._queue.clear()
-            self._bytes = 0
-            self.close(1008, QUEUE_FULL)
-            self._overflowed()
-
-    def _next(self) -> Event:
-        event, size = self._queue.popleft()
-        self._bytes -= size
-        return event
+    def _too_slow(self) -> None:
+        self._overflowed()
 
     def _start(self, event: Event) -> None:
         sending = self._send(event)
@@ -142,8 +205,7 @@ class Outbox:
         if not isinstance(problem, OSError):
             logger.warning("A message could not be handed to the server: %r", problem)
         self._closing = True
-        self._queue.clear()
-        self._bytes = 0
+        self._clear()
 
 
 @types.coroutine
@@ -172,11 +234,6 @@ def _resumed(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[
                 return
 
 
-def size_of(message: str | bytes) -> int:
-    """How many bytes a message is on the wire."""
-    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
-
-
-def _short(reason: str) -> str:
+def short(reason: str) -> str:
     """Cut a close reason to what a close frame holds, between characters."""
     return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")

@@ -35,9 +35,9 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -63,6 +63,7 @@ from hubs.messaging.envelope import (
     process_address,
 )
 from hubs.messaging.lines import Lines
+from hubs.messaging.members import Member, Members
 from hubs.messaging.moves import MAX_FORWARDS, Arrival, Notes
 from hubs.messaging.peers import HELLO_SECS, Peers
 from hubs.messaging.tally import Departures, Recent, Tally
@@ -85,23 +86,10 @@ TELL_HOME_SECS = 1.0
 # How long a probe is waited for before the next one.
 PROBE_SECS = 0.05
 
+# How often an outage is complained of.
+COMPLAINT_SECS = 1.0
+
 UNREACHABLE = "The other servers of this service cannot be reached."
-
-
-class Member(Protocol):
-    """What the switchboard needs of a connection."""
-
-    id: str
-    hub: str
-    user_id: str | None
-    subprotocol: str | None
-
-    @property
-    def groups(self) -> Collection[str]:
-        """The groups it is a member of."""
-
-    def deliver(self, outgoing: Outgoing) -> None:
-        """Take a frame for the client; never waits."""
 
 
 # What a process does when it is asked: a row per verb, put there by the operations. A row gets the
@@ -119,13 +107,20 @@ class Switchboard:
 
     def __init__(self, layer: Any, *, alone: bool, hello_secs: float = HELLO_SECS) -> None:
         self._layer = layer
+        # What only our own layer has (hubs/layers). Asked of the class: channels_redis' makes a connection when asked.
+        can = type(layer)
+        self._post: Callable[[str, dict[str, Any]], asyncio.Future[Any]] | None = (
+            layer.post if hasattr(can, "post") else None
+        )
+        self._listen_directly = hasattr(can, "listen")
+        self._complained_at = float("-inf")
         # Alone: the layer reaches no other process, so there is nobody to pass anything on to.
         self._alone = alone
         self.process = secrets.token_hex(PROCESS_HEX_DIGITS // 2)
         self._connections: dict[str, Member] = {}
-        self._hubs: dict[str, dict[str, Member]] = {}
-        self._users: dict[tuple[str, str], dict[str, Member]] = {}
-        self._groups: dict[tuple[str, str], dict[str, Member]] = {}
+        self._hubs: dict[str, Members] = {}
+        self._users: dict[tuple[str, str], Members] = {}
+        self._groups: dict[tuple[str, str], Members] = {}
         self._lines = Lines(layer)
         self._peers = Peers(self.process, hello_secs)
         # Set and made anew with every hello that is heard, for those who wait to know everybody.
@@ -135,6 +130,7 @@ class Switchboard:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
+        self._end_listening: Callable[[], None] | None = None
         # Connections that change process.
         self._notes = Notes()
         self._arrivals: dict[str, Arrival] = {}
@@ -170,9 +166,9 @@ class Switchboard:
 
     def _place(self, member: Member) -> None:
         self._connections[member.id] = member
-        self._hubs.setdefault(member.hub, {})[member.id] = member
+        _put(self._hubs, member.hub, member)
         if member.user_id is not None:
-            self._users.setdefault((member.hub, member.user_id), {})[member.id] = member
+            _put(self._users, (member.hub, member.user_id), member)
 
     def _remove(self, member: Member) -> bool:
         if member not in self:
@@ -183,6 +179,16 @@ class Switchboard:
         if member.user_id is not None:
             _drop(self._users, (member.hub, member.user_id), member)
         return True
+
+    def opened(self, member: Member) -> None:
+        """The socket of a connection is open: it may be written to together with others."""
+        if member in self:
+            self._hubs[member.hub].changed()
+            if member.user_id is not None:
+                self._users[member.hub, member.user_id].changed()
+            for group in member.groups:
+                if (members := self._groups.get((member.hub, group))) is not None:
+                    members.changed()
 
     def members(self) -> list[Member]:
         """All connections of this process."""
@@ -201,8 +207,7 @@ class Switchboard:
 
     async def join(self, member: Member, group: str) -> None:
         """Add a connection to a group; when this returns, publications of every process reach it."""
-        members = self._groups.setdefault((member.hub, group), {})
-        members[member.id] = member
+        _put(self._groups, (member.hub, group), member)
         try:
             await self._lines.want(group_address(member.hub, group))
         except BaseException:
@@ -214,17 +219,22 @@ class Switchboard:
         if _drop(self._groups, (member.hub, group), member) and not self._is_expected(member.hub, group):
             self._lines.release(group_address(member.hub, group))
 
+    def _among(self, audience: Audience) -> Members:
+        """The connections of this process of which an audience means all, or some."""
+        members: Members | None
+        if audience.group is not None:
+            members = self._groups.get((audience.hub, audience.group))
+        elif audience.user_id is not None:
+            members = self._users.get((audience.hub, audience.user_id))
+        else:
+            members = self._hubs.get(audience.hub)
+        return _NOBODY if members is None else members
+
     def _meant(self, audience: Audience) -> Iterable[Member]:
         """The connections of this process that an audience means."""
-        members: Iterable[Member]
-        if audience.group is not None:
-            members = self._groups.get((audience.hub, audience.group), {}).values()
-            if audience.user_id is not None:
-                members = [member for member in members if member.user_id == audience.user_id]
-        elif audience.user_id is not None:
-            members = self._users.get((audience.hub, audience.user_id), {}).values()
-        else:
-            members = self._hubs.get(audience.hub, {}).values()
+        members: Iterable[Member] = self._among(audience).values()
+        if audience.group is not None and audience.user_id is not None:
+            members = [member for member in members if member.user_id == audience.user_id]
         excluded = frozenset(audience.excluded)
         if excluded:
             members = [member for member in members if member.id not in excluded]
@@ -247,28 +257,51 @@ class Switchboard:
         if publication.connection is not None:
             await self._publish_to_one(publication, publication.connection)
             return
+        if not all_or_nobody or self._alone:
+            posted = self.post(publication, again=again)
+            if posted is not None:
+                await asyncio.shield(posted)
+            return
+        with self._numbered(here_first=False) as number:
+            numbers: dict[str, Any] = {"number": number, "floor": self._departures.floor}
+            await self._send(_address(publication.audience), encode(publication), **numbers)
+            self._deliver(publication, (self.process, number))
+
+    def post(self, publication: Publication, *, again: tuple[str, int] | None = None) -> asyncio.Future[None] | None:
+        """Deliver to the members here, and start a publication for an audience on its way to those of the others.
+
+        Here first: local members do not wait for that way, and an echo is out before its publisher's
+        ack. The future, None where there are no others, is done once the publication is on the layer. It
+        fails with Unavailable; one that nobody looks at fails in silence.
+        """
         if self._alone:
             self._deliver(publication)
-            return
-        with self._numbered(here_first=not all_or_nobody) as number:
-            source = (self.process, number)
-            # Usually here first: local members do not wait for the way to the others, and an echo is out
-            # before its publisher's ack.
-            if not all_or_nobody and not self._has(again):
-                self._deliver(publication, source)
-            hub, group = publication.audience.hub, publication.audience.group
-            address = hub_address(hub) if group is None else group_address(hub, group)
-            numbers: dict[str, Any] = {"number": number, "floor": self._departures.floor}
-            if again is not None:
-                numbers["again"] = again
-            try:
-                await self._send(address, encode(publication), **numbers)
-            except Unavailable as problem:
-                if not all_or_nobody:
-                    problem.published = again or source
-                raise
-            if all_or_nobody:
-                self._deliver(publication, source)
+            return None
+        number = self._departures.begin(here_first=True)
+        source = (self.process, number)
+        if not self._has(again):
+            self._deliver(publication, source)
+        numbers: dict[str, Any] = {"number": number, "floor": self._departures.floor}
+        if again is not None:
+            numbers["again"] = again
+        posted = asyncio.get_running_loop().create_future()
+
+        def sent(sending: asyncio.Future[Any]) -> None:
+            self._gone(number)
+            problem = asyncio.CancelledError() if sending.cancelled() else sending.exception()
+            if posted.done():
+                return
+            if problem is None:
+                posted.set_result(None)
+                return
+            unavailable = Unavailable(UNREACHABLE)
+            unavailable.published = again or source
+            posted.set_exception(unavailable)
+            # Looked at, if by nobody else.
+            posted.exception()
+
+        self._start_sending(_address(publication.audience), encode(publication), numbers).add_done_callback(sent)
+        return posted
 
     def _has(self, published: tuple[str, int] | None) -> bool:
         """Whether members here have been given a publication of this name."""
@@ -284,11 +317,14 @@ class Switchboard:
         try:
             yield number
         finally:
-            self._departures.done(number)
-            for waiting in self._departed:
-                if not waiting.done():
-                    waiting.set_result(None)
-            self._departed.clear()
+            self._gone(number)
+
+    def _gone(self, number: int) -> None:
+        self._departures.done(number)
+        for waiting in self._departed:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._departed.clear()
 
     async def _publish_to_one(self, publication: Publication, connection_id: str, *, elsewhere: bool = False) -> None:
         holder = self._holder(connection_id, elsewhere=elsewhere)
@@ -303,18 +339,23 @@ class Switchboard:
                 await self._send(EVERYBODY, encode(publication), number=number, floor=self._departures.floor)
 
     def _deliver(self, publication: Publication, source: tuple[str, int] | None = None) -> None:
-        members: Iterable[Member]
+        audience = publication.audience
+        everybody = _NOBODY
+        some: Iterable[Member] = ()
         if publication.connection is not None:
             member = self._connections.get(publication.connection)
-            members = [member] if member is not None and member.hub == publication.audience.hub else []
+            some = [member] if member is not None and member.hub == audience.hub else []
+        elif audience.excluded or audience.filter is not None or (audience.group and audience.user_id) is not None:
+            some = self._meant(audience)
         else:
-            members = self._meant(publication.audience)
+            everybody = self._among(audience)
         arrivals = self._arrivals and self._arriving(publication)
-        if not members and not arrivals:
+        if not everybody and not some and not arrivals:
             return
         outgoing = Outgoing(publication.frame, ttl_secs=publication.ttl_secs, source=source)
-        # `deliver` never changes membership: who overflows is closed, and leaves, in its own time.
-        for member in members:
+        if everybody:
+            everybody.deliver(outgoing)
+        for member in some:
             member.deliver(outgoing)
         if arrivals:
             for arrival in arrivals:
@@ -362,7 +403,7 @@ class Switchboard:
         """The connection is here: make it reachable in the place of its arrival."""
         self._place(member)
         for group in member.groups:
-            self._groups.setdefault((member.hub, group), {})[member.id] = member
+            _put(self._groups, (member.hub, group), member)
         self._notes.forget(member.id)
         self.unexpect(arrival)
         if not self.is_home_of(member.id):
@@ -607,10 +648,10 @@ class Switchboard:
 
     async def start(self) -> None:
         """Open this process's channel and say hello; does nothing when that was done."""
-        if self._running:
+        if self._running or self._end_listening is not None:
             return
         async with self._starting:
-            if self._running:
+            if self._running or self._end_listening is not None:
                 return
             await self._lines.open()
             await self._lines.want(process_address(self.process))
@@ -618,13 +659,16 @@ class Switchboard:
                 await self._lines.want(EVERYBODY)
                 # Before the first connection is here: nobody may count without this process then.
                 await self._hello(first=True)
-            self._running.append(asyncio.create_task(self._listen(), name="switchboard"))
+            if self._listen_directly:
+                self._end_listening = self._layer.listen(self._lines.channel, self._read, self._line_changed)
+            else:
+                self._running.append(asyncio.create_task(self._listen(), name="switchboard"))
             if not self._alone:
                 self._running.append(asyncio.create_task(self._say_hello(), name="hello to other processes"))
 
     async def stop(self) -> None:
         """Say goodbye, close the channel and end what still runs."""
-        was_running = bool(self._running)
+        was_running = bool(self._running) or self._end_listening is not None
         tasks = [*self._tasks, *self._running, *self._lines.tasks]
         pending = set(tasks)
         while pending:
@@ -634,6 +678,9 @@ class Switchboard:
             _, pending = await asyncio.wait(pending, timeout=0.1)
         await asyncio.gather(*tasks, return_exceptions=True)
         self._running.clear()
+        if self._end_listening is not None:
+            self._end_listening()
+            self._end_listening = None
         if was_running and not self._alone:
             # The last word: a hello after it would have the others wait for answers.
             with suppress(Refusal, TimeoutError):
@@ -655,6 +702,14 @@ class Switchboard:
             except Unavailable:
                 # Whoever answered is forgotten over a longer silence, so ask again as at first.
                 first = True
+
+    def _line_changed(self, up: bool) -> None:
+        """The layer says that it has lost its way to this process, or has all of it back."""
+        self._peers.disturbed()
+        if up:
+            logger.warning("The other processes are reached again; what they published meanwhile is missed here")
+        else:
+            logger.error("The line from the other processes is lost")
 
     async def _listen(self) -> None:
         while True:
@@ -765,9 +820,33 @@ class Switchboard:
             async with asyncio.timeout(conf.settings.ANSWER_SECS):
                 await self._layer.group_send(address, message | numbers)
         except Exception as problem:
-            self._peers.disturbed()
-            logger.error("Cannot reach the other processes: %s", str(problem) or type(problem).__name__)
+            self._disturbed(problem)
             raise Unavailable(UNREACHABLE) from problem
+
+    def _start_sending(self, address: str, body: bytes, numbers: dict[str, Any]) -> asyncio.Future[Any]:
+        """As `_send`, without waiting: where the layer can (hubs/layers), everything of one loop turn is one write."""
+        if self._post is None:
+            sending = asyncio.ensure_future(self._send(address, body, **numbers))
+            # Held until it is done; the loop alone would not.
+            self._tasks.add(sending)
+            sending.add_done_callback(self._tasks.discard)
+            return sending
+        message = {"type": MESSAGE_TYPE, "origin": self.process, "body": body}
+        posted: asyncio.Future[Any] = self._post(address, message | numbers)
+        posted.add_done_callback(self._look_at)
+        return posted
+
+    def _look_at(self, posted: asyncio.Future[Any]) -> None:
+        if not posted.cancelled() and (problem := posted.exception()) is not None:
+            self._disturbed(problem)
+
+    def _disturbed(self, problem: BaseException) -> None:
+        self._peers.disturbed()
+        now = _now()
+        # Of an outage one line a second tells enough.
+        if now - self._complained_at >= COMPLAINT_SECS:
+            self._complained_at = now
+            logger.error("Cannot reach the other processes: %s", str(problem) or type(problem).__name__)
 
 
 class _Open:
@@ -815,16 +894,31 @@ def switchboard() -> Switchboard:
     return board
 
 
-def _drop(index: dict[Any, dict[str, Member]], key: Any, member: Member) -> bool:
+_NOBODY = Members()
+
+
+def _put(index: dict[Any, Members], key: Any, member: Member) -> None:
+    """Put a member into an index."""
+    members = index.get(key)
+    if members is None:
+        members = index[key] = Members()
+    members.put(member)
+
+
+def _drop(index: dict[Any, Members], key: Any, member: Member) -> bool:
     """Take a member out of an index; tells whether it was the last of its key."""
     members = index.get(key)
     if members is None or members.get(member.id) is not member:
         return False
-    del members[member.id]
+    members.remove(member)
     if members:
         return False
     del index[key]
     return True
+
+
+def _address(audience: Audience) -> str:
+    return hub_address(audience.hub) if audience.group is None else group_address(audience.hub, audience.group)
 
 
 def _now() -> float:

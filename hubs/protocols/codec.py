@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from hubs.protocols.frames import Downstream, Upstream
+from hubs.protocols.framing import frames_of
 from hubs.protocols.json import JsonCodec
 from hubs.protocols.plain import PlainCodec
 from hubs.protocols.protobuf import ProtobufCodec
 
 Message = str | bytes
+
+# A data frame as its codec wrote it for everybody, and its size in bytes.
+Sized = tuple[Message, int]
 
 
 class Codec(Protocol):
@@ -70,6 +74,11 @@ def choose(offered: Sequence[str]) -> tuple[str | None, Codec]:
     return None, PlainCodec()
 
 
+def size_of(message: Message) -> int:
+    """How many bytes a message is on the wire."""
+    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
+
+
 class Outgoing:
     """One frame on its way to many clients: each wire format is encoded at most once.
 
@@ -77,7 +86,7 @@ class Outgoing:
     `source`: the process that published it, and its number there.
     """
 
-    __slots__ = ("_forms", "frame", "source", "ttl_secs")
+    __slots__ = ("_forms", "_frames", "_sized", "_stamped", "frame", "source", "ttl_secs")
 
     def __init__(
         self, frame: Downstream, *, ttl_secs: int | None = None, source: tuple[str, int] | None = None
@@ -86,6 +95,9 @@ class Outgoing:
         self.ttl_secs = ttl_secs
         self.source = source
         self._forms: dict[str, Message | None] = {}
+        self._frames: dict[str, bytes | None] = {}
+        self._sized: dict[str, Sized | None] = {}
+        self._stamped: dict[str, dict[int, bytes]] = {}
 
     def form(self, codec: Codec) -> Message | None:
         """The frame as `codec` writes it."""
@@ -94,3 +106,32 @@ class Outgoing:
         except KeyError:
             form = self._forms[codec.wire] = codec.encode(self.frame)
             return form
+
+    def frames(self, codec: Codec) -> bytes | None:
+        """The same as finished WebSocket frames; None where clients of this codec are not told."""
+        try:
+            return self._frames[codec.wire]
+        except KeyError:
+            form = self.form(codec)
+            frames = self._frames[codec.wire] = None if form is None else frames_of(form)
+            return frames
+
+    def sized(self, codec: Codec) -> Sized | None:
+        """The frame as `codec` writes it, with its size."""
+        try:
+            return self._sized[codec.wire]
+        except KeyError:
+            form = self.form(codec)
+            sized = self._sized[codec.wire] = None if form is None else (form, size_of(form))
+            return sized
+
+    def stamped(self, codec: Codec, sequence_id: int) -> bytes:
+        """Finished WebSocket frames with a sequence id; clients that have come as far share them."""
+        try:
+            return self._stamped[codec.wire][sequence_id]
+        except KeyError:
+            form = self.form(codec)
+            assert form is not None  # noqa: S101 - it was kept under this id
+            frames = frames_of(codec.stamp(form, sequence_id))
+            self._stamped.setdefault(codec.wire, {})[sequence_id] = frames
+            return frames

@@ -17,17 +17,20 @@ class AckMemory:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._ids: OrderedDict[int, None] = OrderedDict()
+        # None at first: many a client never asks for an ack.
+        self._ids: OrderedDict[int, None] | None = None
 
     def __contains__(self, ack_id: int) -> bool:
-        return ack_id in self._ids
+        return self._ids is not None and ack_id in self._ids
 
     def __iter__(self) -> Iterator[int]:
         """The ids, oldest first."""
-        return iter(self._ids)
+        return iter(self._ids or ())
 
     def remember(self, ack_id: int) -> None:
         """Note that the operation with `ack_id` succeeded."""
+        if self._ids is None:
+            self._ids = OrderedDict()
         self._ids[ack_id] = None
         if len(self._ids) > self._capacity:
             self._ids.popitem(last=False)

@@ -37,7 +37,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.web.http import HTTPChannel
 
 from hubs import conf
-from hubs.servers import endings, framing
+from hubs.protocols import framing
+from hubs.servers import endings
 
 logger = logging.getLogger(__name__)
 

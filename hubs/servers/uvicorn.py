@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import socket
-from typing import Any
+from collections.abc import Generator
+from typing import Any, cast
 
 import websockets.http11
-from uvicorn import Config, Server
+from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Response
-from websockets.protocol import State
+from websockets.http11 import Request, Response
+from websockets.protocol import Protocol, State
 from websockets.server import ServerProtocol
 from websockets.typing import BytesLike
 
 from hubs import conf
-from hubs.servers import endings, framing
+from hubs.protocols import framing
+from hubs.protocols.extension import EXTENSION, Receiver
+from hubs.servers import endings
+from hubs.servers.direct import NOT_THERE, DirectSocket, Sockets
+from hubs.servers.stopping import Drain, StoppingServer
 from hubs.servers.upgrades import HttpProtocol
-
-LISTEN_BACKLOG = 2048
 
 # The consumer judges the size of messages and says so in the close frame. The server's own limit is
 # only there so that nothing of unbounded size is ever held in memory.
@@ -34,6 +35,9 @@ SERVER_LIMIT_FACTOR = 2
 MAX_REQUEST_LINE = 128 * 1024
 websockets.http11.MAX_LINE_LENGTH = MAX_REQUEST_LINE
 
+# What a client may send before its handshake is answered; then its socket waits.
+MAX_EARLY_BYTES = 256 * 1024
+
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, with frames and endings as this service wants them.
@@ -43,6 +47,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     socket at once, which often takes the close frame with it. A handshake that cannot be read it
     does not answer at all. It also trusts that a socket which it closes will close: one whose client
     takes nothing any more stays for good.
+
+    And it offers the extension of `direct.py`: an application that accepts with a receiver has its socket
+    handed over, and this object ends with the application's coroutine.
     """
 
     queue: _Events
@@ -51,6 +58,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # Set when the client broke the protocol; what it sends is read no more.
     _parting: endings.Parting | None = None
     _last_resort: asyncio.TimerHandle | None = None
+
+    # What goes on in the place of this object, after it was handed over.
+    _successor: DirectSocket | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -67,6 +77,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         conn = self.conn
         conn.receive_data(data)
+        if not conn.answered and len(conn.reader.buffer) > MAX_EARLY_BYTES and not self.read_paused:
+            # It sends on before it has the answer to its handshake. A little is taken, so that its end is noticed.
+            self.read_paused = True
+            self.transport.pause_reading()
         # First what came before a fault, then the fault.
         self.handle_events()
         if conn.parser_exc is not None:
@@ -75,6 +89,47 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # websockets has its response ready, and uvicorn would leave the client waiting for it.
             self.transport.write(b"".join(conn.data_to_send()) or BAD_REQUEST)
             self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin the conversation with the application."""
+        super().handle_connect(event)
+        if not self.close_sent:
+            self.scope["extensions"][EXTENSION] = {}
+
+    async def send(self, message: Any) -> None:
+        """Take a message from the application."""
+        if message["type"] != "websocket.accept" or self.handshake_complete:
+            await super().send(message)
+            return
+        await super().send(message)
+        receiver = message.get(EXTENSION)
+        if not self.handshake_complete:
+            # The client has left meanwhile.
+            if receiver is not None:
+                receiver.gone(endings.CONNECTION_LOST, "")
+        elif receiver is not None:
+            self._hand_over(receiver)
+        elif self.conn.reader.buffer:
+            self.data_received(b"")
+            if self.read_paused and self.queue.empty():
+                self._read_on()
+
+    def _hand_over(self, receiver: Receiver) -> None:
+        """Leave the socket to an object that does without all this."""
+        self.stop_keepalive()
+        self._read_on()
+        transport, self.transport = self.transport, NOT_THERE
+        self.connections.discard(self)
+        self.disconnected = True
+        early = bytes(self.conn.reader.buffer)
+        self._successor = DirectSocket(self._sockets(), transport, receiver, self.conn.agreed, early)
+
+    def _sockets(self) -> Sockets:
+        """What direct sockets of this server share."""
+        config = cast(_Config, self.config)
+        if config.sockets is None:
+            config.sockets = Sockets(self.connections, config.ws_max_size, conf.settings.KEEP_ALIVE_SECS)
+        return config.sockets
 
     def handle_cont(self, event: Frame) -> None:
         """Add a piece to a message, so that many small pieces take no more memory than the message."""
@@ -157,7 +212,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def send_500_response(self) -> None:
         """The application failed: say so in HTTP or, after the handshake, in a close frame."""
-        if self.handshake_complete and self.conn.state is State.OPEN:
+        if self._successor is not None:
+            self._successor.fail()
+        elif self.handshake_complete and self.conn.state is State.OPEN:
             self._close(endings.INTERNAL_ERROR, self.close_timeout)
         else:
             super().send_500_response()
@@ -183,7 +240,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
 
-class _Conversation(ServerProtocol):
+class _Patient(Protocol):
+    """Reads no frames before the handshake was answered; until then nobody knows who is to read them."""
+
+    answered = False
+
+    def parse(self) -> Generator[None]:
+        """Read what comes behind the request."""
+        while not self.answered:
+            yield
+        yield from super().parse()
+
+
+class _Conversation(ServerProtocol, _Patient):
     """What websockets knows of one socket; messages leave in frames of ours, and faults get our reasons.
 
     There are no extensions: compression costs more memory per client than everything else together.
@@ -210,6 +279,7 @@ class _Conversation(ServerProtocol):
     def send_response(self, response: Response) -> None:
         """Answer the handshake."""
         super().send_response(response)
+        self.answered = True
         self.agreed = response.headers.get("Sec-WebSocket-Protocol")
 
     def recv_frame(self, frame: Frame) -> None:
@@ -234,6 +304,12 @@ class _Events(asyncio.Queue[Any]):
             super()._put(item)
 
 
+class _Config(Config):
+    """The settings of one server, and what its sockets share: the one thing that all its protocols know."""
+
+    sockets: Sockets | None = None
+
+
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -250,60 +326,10 @@ class ClientFaults(logging.Filter):
         return record.msg != "ASGI callable returned without completing handshake."
 
 
-class CannotListen(Exception):
-    """No socket could be bound; the text says what to do."""
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Bind every address `host` stands for, so that "localhost" answers on IPv4 and IPv6. Raises CannotListen."""
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as problem:
-        raise CannotListen(
-            f"HOST={host} cannot be resolved ({problem}). Set HOST to a name or address of this machine."
-        ) from None
-    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
-    if host == "localhost":
-        # Some machines list only one of the two in /etc/hosts; browsers try both.
-        addresses |= dict.fromkeys([(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))])
-    sockets: list[socket.socket] = []
-    problems: list[OSError] = []
-    for family, address in addresses:
-        try:
-            sockets.append(_bound(family, address))
-        except OSError as problem:
-            problems.append(problem)
-    taken = next((problem for problem in problems if problem.errno == errno.EADDRINUSE), None)
-    if taken is not None or not sockets:
-        for listening in sockets:
-            listening.close()
-        if taken is not None:
-            raise CannotListen(
-                f"Port {port} is in use by another program. Stop it, or choose another port: PORT={port + 1}"
-            )
-        raise CannotListen(f"Cannot listen on HOST={host} PORT={port}: {problems[0]}")
-    # One family missing (no IPv6 on this machine, say) is no reason not to serve the other.
-    return sockets
-
-
-def _bound(family: int, address: Any) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(LISTEN_BACKLOG)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def server(application: Any) -> Server:
-    """A uvicorn server for `application`, to be run with sockets from `bind`."""
-    return Server(
-        Config(
+def server(application: Any, drain: Drain | None = None) -> StoppingServer:
+    """A uvicorn server for `application`, to be run with sockets from `listening.bind`."""
+    return StoppingServer(
+        _Config(
             application,
             loop="uvloop",
             http=HttpProtocol,
@@ -321,5 +347,6 @@ def server(application: Any) -> Server:
             log_config=None,
             log_level="warning",
             timeout_graceful_shutdown=10,
-        )
+        ),
+        drain,
     )

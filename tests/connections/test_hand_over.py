@@ -29,6 +29,12 @@ from tests.connections.world import RELIABLE, Client, Process, RedisWorld, World
 from tests.running import Redis
 
 
+async def _as_a_client_does(hub: str, text: str) -> None:
+    posted = operations.post_to_group(hub, "g", _payload(text))
+    if posted is not None:
+        await posted
+
+
 def _payload(text: str) -> Payload:
     return Payload("text", text.encode())
 
@@ -69,7 +75,7 @@ class Publishers:
         if kind == "group":
             await operations.send_to_group(self.hub, "g", _payload(text))
         elif kind == "group now":
-            await operations.send_to_group(self.hub, "g", _payload(text), all_or_nobody=False)
+            await _as_a_client_does(self.hub, text)
         elif kind == "hub":
             await operations.send_to_all(self.hub, _payload(text))
         elif kind == "user":
@@ -360,7 +366,7 @@ def test_what_the_new_process_had_on_its_way_before_it_collected_arrives(world: 
             await asyncio.sleep(1)
 
     layer.before = slowly
-    sending = b.spawn(operations.send_to_group("chat", "g", _payload("1"), all_or_nobody=False))
+    sending = b.spawn(_as_a_client_does("chat", "1"))
     client.recover(b)
     world.until(sending.done)
     world.settle()

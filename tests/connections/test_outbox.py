@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubs.connections import outbox as room
-from hubs.connections.outbox import QUEUE_FULL, Outbox
+from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
 from tests.connections.conftest import Server, WebPubSub, soon, turns
 
 
@@ -33,21 +33,21 @@ def overflows() -> Overflows:
 
 
 @pytest.fixture
-def outbox(server: Server, overflows: Overflows) -> Outbox:
+def outbox(server: Server, overflows: Overflows) -> AsgiOutbox:
     """An outbox whose handshake is done."""
-    opened = Outbox(server.send, overflows)
+    opened = AsgiOutbox(server.send, overflows)
     opened.uncork()
     return opened
 
 
-async def _settled(outbox: Outbox) -> None:
+async def _settled(outbox: AsgiOutbox) -> None:
     await soon(outbox.drained())
 
 
 # A server with room
 
 
-async def test_a_message_is_handed_over_at_once_and_without_a_task(outbox: Outbox, server: Server) -> None:
+async def test_a_message_is_handed_over_at_once_and_without_a_task(outbox: AsgiOutbox, server: Server) -> None:
     before = asyncio.all_tasks()
     outbox.put("text é")
     outbox.put(b"bytes")
@@ -63,7 +63,7 @@ async def test_a_message_is_handed_over_at_once_and_without_a_task(outbox: Outbo
     await _settled(outbox)
 
 
-async def test_closing_is_handed_over_at_once_and_ends_it(outbox: Outbox, server: Server) -> None:
+async def test_closing_is_handed_over_at_once_and_ends_it(outbox: AsgiOutbox, server: Server) -> None:
     assert not outbox.closing
     outbox.close(1000, "bye")
     assert outbox.closing
@@ -75,7 +75,7 @@ async def test_closing_is_handed_over_at_once_and_ends_it(outbox: Outbox, server
 # A server that makes it wait
 
 
-async def test_messages_queue_behind_one_that_waits(outbox: Outbox, server: Server) -> None:
+async def test_messages_queue_behind_one_that_waits(outbox: AsgiOutbox, server: Server) -> None:
     server.gate.clear()
     for number in range(5):
         outbox.put(str(number))
@@ -90,7 +90,7 @@ async def test_messages_queue_behind_one_that_waits(outbox: Outbox, server: Serv
     assert server.started == 6
 
 
-async def test_after_waiting_it_is_fast_again(outbox: Outbox, server: Server) -> None:
+async def test_after_waiting_it_is_fast_again(outbox: AsgiOutbox, server: Server) -> None:
     server.gate.clear()
     outbox.put("slow")
     server.gate.set()
@@ -120,7 +120,7 @@ async def test_it_goes_on_from_exactly_where_the_server_stopped(overflows: Overf
             await asyncio.sleep(0.001)
         log.append(f"{event['text']} ends")
 
-    outbox = Outbox(send, overflows)
+    outbox = AsgiOutbox(send, overflows)
     outbox.uncork()
     outbox.put("a")
     outbox.put("b")
@@ -137,7 +137,7 @@ async def test_the_awaited_future_may_be_done_before_the_task_runs(overflows: Ov
         await future
         done.append(event["text"])
 
-    outbox = Outbox(send, overflows)
+    outbox = AsgiOutbox(send, overflows)
     outbox.uncork()
     outbox.put("a")
     future.set_result(None)
@@ -158,7 +158,7 @@ async def test_awaitables_that_are_no_coroutines(overflows: Overflows, wait: boo
                 yield from asyncio.sleep(0).__await__()
             sent.append(self.event["text"])
 
-    outbox = Outbox(Sending, overflows)
+    outbox = AsgiOutbox(Sending, overflows)
     outbox.uncork()
     outbox.put("a")
     outbox.put("b")
@@ -174,7 +174,7 @@ async def test_awaitables_that_are_no_coroutines(overflows: Overflows, wait: boo
 
 
 async def test_nothing_leaves_before_the_handshake_is_done(server: Server, overflows: Overflows) -> None:
-    outbox = Outbox(server.send, overflows)
+    outbox = AsgiOutbox(server.send, overflows)
     outbox.put("a")
     outbox.put(b"b")
     assert server.started == 0
@@ -185,7 +185,7 @@ async def test_nothing_leaves_before_the_handshake_is_done(server: Server, overf
 
 
 async def test_closed_before_the_handshake_is_done(server: Server, overflows: Overflows) -> None:
-    outbox = Outbox(server.send, overflows)
+    outbox = AsgiOutbox(server.send, overflows)
     outbox.put("a")
     outbox.close(1000, "bye")
     outbox.put("b")
@@ -195,7 +195,7 @@ async def test_closed_before_the_handshake_is_done(server: Server, overflows: Ov
 
 
 async def test_uncorking_onto_a_server_that_waits(server: Server, overflows: Overflows) -> None:
-    outbox = Outbox(server.send, overflows)
+    outbox = AsgiOutbox(server.send, overflows)
     for text in "abc":
         outbox.put(text)
     server.gate.clear()
@@ -211,7 +211,7 @@ async def test_uncorking_onto_a_server_that_waits(server: Server, overflows: Ove
 
 
 async def test_too_many_messages_close_it_once(
-    outbox: Outbox, server: Server, overflows: Overflows, webpubsub: WebPubSub
+    outbox: AsgiOutbox, server: Server, overflows: Overflows, webpubsub: WebPubSub
 ) -> None:
     webpubsub(MAX_OUTBOX_MESSAGES=10)
     server.gate.clear()
@@ -231,7 +231,7 @@ async def test_too_many_messages_close_it_once(
 
 @pytest.mark.parametrize("message", ["x" * 1000, b"x" * 1000, "é" * 500, "中" * 333 + "x", "👋" * 250])
 async def test_too_many_bytes_close_it(
-    outbox: Outbox, server: Server, overflows: Overflows, webpubsub: WebPubSub, message: str | bytes
+    outbox: AsgiOutbox, server: Server, overflows: Overflows, webpubsub: WebPubSub, message: str | bytes
 ) -> None:
     webpubsub(MAX_OUTBOX_BYTES=10_000)
     server.gate.clear()
@@ -246,7 +246,7 @@ async def test_too_many_bytes_close_it(
 
 
 async def test_what_was_sent_counts_no_more(
-    outbox: Outbox, server: Server, overflows: Overflows, webpubsub: WebPubSub
+    outbox: AsgiOutbox, server: Server, overflows: Overflows, webpubsub: WebPubSub
 ) -> None:
     webpubsub(MAX_OUTBOX_BYTES=10_000, MAX_OUTBOX_MESSAGES=10)
     for _ in range(10):
@@ -261,7 +261,7 @@ async def test_what_was_sent_counts_no_more(
 
 async def test_bounds_hold_while_corked(server: Server, overflows: Overflows, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_OUTBOX_MESSAGES=10)
-    outbox = Outbox(server.send, overflows)
+    outbox = AsgiOutbox(server.send, overflows)
     for number in range(20):
         outbox.put(str(number))
     assert overflows.count == 1
@@ -269,9 +269,9 @@ async def test_bounds_hold_while_corked(server: Server, overflows: Overflows, we
     assert server.said == [(1008, QUEUE_FULL)]
 
 
-async def test_one_slow_client_does_not_hold_up_another(outbox: Outbox, server: Server) -> None:
+async def test_one_slow_client_does_not_hold_up_another(outbox: AsgiOutbox, server: Server) -> None:
     other = Server()
-    fast = Outbox(other.send, Overflows())
+    fast = AsgiOutbox(other.send, Overflows())
     fast.uncork()
     server.gate.clear()
     for box in (outbox, fast, outbox, fast):
@@ -287,7 +287,7 @@ async def test_one_slow_client_does_not_hold_up_another(outbox: Outbox, server: 
 @pytest.mark.parametrize("waiting", [False, True])
 @pytest.mark.parametrize("problem", [OSError("gone"), ConnectionResetError(), BrokenPipeError()])
 async def test_a_client_that_left_is_no_news(
-    outbox: Outbox, server: Server, caplog: pytest.LogCaptureFixture, problem: Exception, waiting: bool
+    outbox: AsgiOutbox, server: Server, caplog: pytest.LogCaptureFixture, problem: Exception, waiting: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server.problem = problem
@@ -307,7 +307,7 @@ async def test_a_client_that_left_is_no_news(
 
 @pytest.mark.parametrize("waiting", [False, True])
 async def test_a_fault_of_the_server_is_logged_once(
-    outbox: Outbox, server: Server, caplog: pytest.LogCaptureFixture, waiting: bool
+    outbox: AsgiOutbox, server: Server, caplog: pytest.LogCaptureFixture, waiting: bool
 ) -> None:
     server.problem = RuntimeError("Unexpected ASGI message")
     if waiting:
@@ -321,7 +321,7 @@ async def test_a_fault_of_the_server_is_logged_once(
     assert "secret" not in caplog.text
 
 
-async def test_what_waits_is_dropped_when_the_socket_is_gone(outbox: Outbox, server: Server) -> None:
+async def test_what_waits_is_dropped_when_the_socket_is_gone(outbox: AsgiOutbox, server: Server) -> None:
     server.gate.clear()
     outbox.put("a")
     outbox.put("b")
@@ -336,7 +336,7 @@ async def test_what_waits_is_dropped_when_the_socket_is_gone(outbox: Outbox, ser
 
 
 @pytest.mark.filterwarnings("error")
-async def test_abandoned_before_its_task_ran(outbox: Outbox, server: Server) -> None:
+async def test_abandoned_before_its_task_ran(outbox: AsgiOutbox, server: Server) -> None:
     server.gate.clear()
     outbox.put("a")
     outbox.abandon()
@@ -356,7 +356,7 @@ async def test_abandoning_is_a_cancellation_to_the_server(overflows: Overflows) 
             seen.append("cancelled")
             raise
 
-    outbox = Outbox(send, overflows)
+    outbox = AsgiOutbox(send, overflows)
     outbox.uncork()
     outbox.put("a")
     await turns()
@@ -366,7 +366,7 @@ async def test_abandoning_is_a_cancellation_to_the_server(overflows: Overflows) 
 
 
 async def test_a_stuck_socket_does_not_hold_up_the_end(
-    outbox: Outbox, server: Server, monkeypatch: pytest.MonkeyPatch
+    outbox: AsgiOutbox, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "CLOSING_SECS", 0.01)
     server.gate.clear()
@@ -393,13 +393,13 @@ async def test_a_stuck_socket_does_not_hold_up_the_end(
         ("half a pair \ud800", "half a pair ?"),
     ],
 )
-async def test_reasons_are_cut_between_characters(outbox: Outbox, server: Server, reason: str, shown: str) -> None:
+async def test_reasons_are_cut_between_characters(outbox: AsgiOutbox, server: Server, reason: str, shown: str) -> None:
     outbox.close(4000, reason)
     assert server.said == [(4000, shown)]
 
 
 @given(st.text())
 def test_any_reason_fits_a_close_frame(reason: str) -> None:
-    short = room._short(reason)
+    short = room.short(reason)
     assert len(short.encode()) <= room.MAX_REASON_BYTES
     assert reason.startswith(short)

@@ -9,7 +9,7 @@ import pytest
 
 from hubs.connections import reconnection, recovery
 from hubs.connections.connection import Connection
-from hubs.connections.outbox import Outbox
+from hubs.connections.outbox import AsgiOutbox
 from hubs.connections.recovery import NotRecovered, bring_back
 from hubs.messaging.switchboard import ANSWERS
 from hubs.protocols.codec import CODECS
@@ -80,7 +80,7 @@ def test_the_connection_of_a_simple_client_is_its_socket_s(world: World, number:
         a.board.new_connection_id(),
         "chat",
         CODECS["json.webpubsub.azure.v1"],
-        Outbox(Server().send, lambda: None),
+        AsgiOutbox(Server().send, lambda: None),
         user_id=None,
         permissions=Permissions(),
     )

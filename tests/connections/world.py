@@ -462,7 +462,7 @@ class Client:
 
         async def serve() -> None:
             await socket.receive()
-            await _Conversation(socket.receive, socket.send).begin({}, self.id, admission)
+            await _Conversation({}, socket.receive, socket.send).begin({}, self.id, admission)
 
         socket.task = process.spawn(serve())
         return socket

@@ -42,6 +42,8 @@ class Client:
         self._told: asyncio.Queue[str] = asyncio.Queue()
         self._heard: list[str] = []
 
+    socket = None
+
     def deliver(self, outgoing: Outgoing) -> None:
         form = outgoing.form(CODEC)
         assert isinstance(form, str)

@@ -388,6 +388,8 @@ async def test_a_fault_in_delivering_does_not_disturb_the_line(
     here, there = process(), process()
 
     class Faulty(Visitor):
+        socket = None
+
         def deliver(self, outgoing: Outgoing) -> None:
             self.board.leave(self, "g")
             raise RuntimeError("a fault")

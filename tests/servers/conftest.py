@@ -11,7 +11,8 @@ import pytest
 from tests.running import Service
 from tests.servers.running import Running
 
-SERVERS = ["uvicorn", "daphne"]
+# "direct" is uvicorn with an application that takes its extension.
+SERVERS = ["uvicorn", "direct", "daphne"]
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -41,7 +42,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
         assert "Traceback" not in server.log.read_text()
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=["uvicorn", "daphne"])
 def serve(request: pytest.FixtureRequest, service: Service) -> Iterator[Callable[[], Service]]:
     """`serve()`: the service itself, on the data of the shared one but with a process of its own."""
     started: list[Service] = []

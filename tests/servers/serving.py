@@ -22,8 +22,20 @@ def main() -> None:
 
 
 def _uvicorn(port: int) -> None:
-    from hubs.servers.uvicorn import bind, server
     from tests.servers.application import application
+
+    _serve(application, port)
+
+
+def _direct(port: int) -> None:
+    from tests.servers.direct import direct_application
+
+    _serve(direct_application, port)
+
+
+def _serve(application: Any, port: int) -> None:
+    from hubs.servers.listening import bind
+    from hubs.servers.uvicorn import server
 
     # uvicorn passes the signal on that has stopped it.
     with contextlib.suppress(KeyboardInterrupt):
@@ -45,7 +57,7 @@ def _daphne(port: int) -> None:
     ).run()
 
 
-SERVERS = {"uvicorn": _uvicorn, "daphne": _daphne}
+SERVERS = {"uvicorn": _uvicorn, "direct": _direct, "daphne": _daphne}
 
 if __name__ == "__main__":
     main()

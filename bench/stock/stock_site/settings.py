@@ -1,5 +1,6 @@
 """Settings of the comparison project: the least that Django and Channels need."""
 
+import os
 import secrets
 
 SECRET_KEY = secrets.token_urlsafe(32)
@@ -8,11 +9,19 @@ INSTALLED_APPS = ["daphne", "channels"]
 ASGI_APPLICATION = "stock_site.asgi.application"
 USE_TZ = True
 
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "channels.layers.InMemoryChannelLayer",
-        # The layer drops what exceeds this, without a word. The default of 100 is kept from mattering, since
-        # a server that loses messages has less to do.
-        "CONFIG": {"capacity": 100_000},
+if "REDIS_URL" in os.environ:
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [os.environ["REDIS_URL"]]},
+        }
     }
-}
+else:
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels.layers.InMemoryChannelLayer",
+            # The layer drops what exceeds this, without a word. The default of 100 is kept from mattering, since
+            # a server that loses messages has less to do.
+            "CONFIG": {"capacity": 100_000},
+        }
+    }

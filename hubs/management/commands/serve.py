@@ -2,55 +2,130 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import os
+import signal
+import socket
+import sys
 from typing import Any
 
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
 
 from hubs import conf
+from hubs.connections.draining import drain
 from hubs.management.cli.trouble import is_behind
-from hubs.servers import uvicorn
+from hubs.servers import listening, uvicorn, workers
+
+# Beyond DRAIN_SECS: what a worker needs for its last events, records and words.
+ENDING_SECS = 30.0
 
 
 class Command(BaseCommand):
     """Run the service on uvicorn."""
 
-    help = "Serve HTTP and WebSockets on uvicorn until interrupted. HOST and PORT come from the environment."
+    help = "Serve HTTP and WebSockets on uvicorn until interrupted. HOST, PORT and WORKERS come from the environment."
     requires_system_checks = "__all__"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.HOST, help="address or name to listen on (default: %(default)s)")
         parser.add_argument("--port", type=int, default=settings.PORT, help="port to listen on (default: %(default)s)")
+        parser.add_argument(
+            "--workers",
+            type=int,
+            default=getattr(settings, "WORKERS", 1),
+            help="processes to serve with; more than one need REDIS_URL (default: %(default)s)",
+        )
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         """Check, bind, say so, serve."""
+        if (assigned := workers.assignment()) is not None:
+            _work(assigned)
+            return
+        count: int = options["workers"]
         if not 0 < port < 65536:
             raise CommandError(f"PORT={port} is not a port; use 1 to 65535.")
+        if not 1 <= count <= workers.MAX_WORKERS:
+            raise CommandError(f"WORKERS={count} is not possible; use 1 to {workers.MAX_WORKERS}.")
+        if count > 1 and isinstance(get_channel_layer(), InMemoryChannelLayer):
+            raise CommandError(
+                f"WORKERS={count} needs a Redis, by which the workers reach each other's clients. "
+                "Set REDIS_URL=redis://host:6379/0, or WORKERS=1."
+            )
         self._check_database()
         try:
-            sockets = uvicorn.bind(host, port)
-        except uvicorn.CannotListen as problem:
+            sockets = listening.bind_each(host, port, count)
+        except listening.CannotListen as problem:
             raise CommandError(str(problem)) from None
-        module, _, name = settings.ASGI_APPLICATION.rpartition(".")
-        server = uvicorn.server(getattr(importlib.import_module(module), name))
-        where = ", ".join(sorted({_shown(listening.getsockname()) for listening in sockets}))
-        self.stdout.write(f"Serving {conf.settings.PUBLIC_ENDPOINTS[0]} on {where}. Ctrl-C stops.")
-        self.stdout.flush()
+        if count == 1:
+            self._say_so(sockets[0])
+            self._serve(sockets[0])
+        else:
+            self._supervise(sockets)
+
+    def _serve(self, sockets: list[socket.socket]) -> None:
         try:
-            server.run(sockets=sockets)
+            uvicorn.server(_application(), drain).run(sockets=sockets)
         except KeyboardInterrupt:
             # uvicorn has shut down in good order and passes the signal on.
             self.stdout.write("Stopped.")
+
+    def _supervise(self, sockets: list[list[socket.socket]]) -> None:
+        # A worker reads the `.env` file for itself, and finds what has changed in it.
+        environment = {name: value for name, value in os.environ.items() if name not in _from_file()}
+        supervisor = workers.Supervisor(
+            sockets,
+            [sys.executable, *sys.orig_argv[1:], "--skip-checks"],
+            environment,
+            stop_secs=conf.settings.DRAIN_SECS + ENDING_SECS,
+            on_ready=lambda: self._say_so(sockets[0], f" with {len(sockets)} workers"),
+        )
+        try:
+            ended_by = asyncio.run(supervisor.run())
+        except workers.WorkersFailed as failed:
+            raise CommandError(str(failed)) from None
+        if ended_by == signal.SIGINT:
+            self.stdout.write("Stopped.")
+        else:
+            # What sent it may look at how this process ends.
+            signal.raise_signal(ended_by)
+
+    def _say_so(self, sockets: list[socket.socket], how: str = "") -> None:
+        where = ", ".join(sorted({_shown(bound.getsockname()) for bound in sockets}))
+        self.stdout.write(f"Serving {conf.settings.PUBLIC_ENDPOINTS[0]} on {where}{how}. Ctrl-C stops.")
+        self.stdout.flush()
 
     def _check_database(self) -> None:
         try:
             behind = is_behind()
         except DatabaseError as problem:
             raise CommandError(f"The database cannot be used: {problem}. Check DATABASE_URL.") from None
+        finally:
+            connections.close_all()
         if behind:
             raise CommandError("The database is not up to date. Run: python manage.py migrate")
+
+
+def _work(assigned: workers.Assignment) -> None:
+    """Serve as one of several workers."""
+    try:
+        workers.Worker(assigned, uvicorn.server(_application(), drain)).run()
+    except KeyboardInterrupt:
+        # SIGINT was sent to it alone.
+        return
+
+
+def _application() -> Any:
+    module, _, name = settings.ASGI_APPLICATION.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _from_file() -> frozenset[str]:
+    """The variables that are set because they stand in a file which is read at the start of each process."""
+    return frozenset(getattr(settings, "VARIABLES_FROM_FILE", ()))
 
 
 def _shown(address: tuple[Any, ...]) -> str:

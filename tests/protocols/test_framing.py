@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubs.servers import framing
+from hubs.protocols import framing
 from tests.servers.application import sample_bytes, sample_text
 from tests.servers.raw import BINARY, CONTINUATION, TEXT, Frame
 

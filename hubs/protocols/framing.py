@@ -1,4 +1,4 @@
-"""How a message becomes WebSocket frames (RFC 6455, section 5), for both servers.
+"""How a message becomes WebSocket frames (RFC 6455, section 5), for every server and for all receivers at once.
 
 Netty, which Java's clients are built on, refuses a frame of more than 65,536 bytes unless told
 otherwise. So a longer message is cut, and a shorter one is not, because some of those clients
@@ -23,6 +23,11 @@ _FINAL = 0x80
 _SHORT = struct.Struct("!BB").pack
 _MEDIUM = struct.Struct("!BBH").pack
 _LONG = struct.Struct("!BBQ").pack
+
+
+def frames_of(message: str | bytes) -> bytes:
+    """Frames of a message, of its own kind."""
+    return binary_frames(message) if isinstance(message, bytes) else text_frames(message.encode())
 
 
 def text_frames(payload: bytes) -> bytes:

@@ -1,0 +1,105 @@
+"""The process stops: its clients are told to go elsewhere, not all at once.
+
+Ten thousand clients that are told in one moment come back in one moment, and the processes that are left
+have to look at ten thousand tokens. So they are told a few at a time (`DRAIN_PER_SEC`). Each connection takes no
+more frames, has those it took finished and acknowledged, and closes its socket with 1001
+(`Connection.retire`). An ordinary one ends with that. The connection of a reliable client stays here, away,
+until its client has come back to another process and had it moved there (recovery.py); so does one
+that was away before.
+
+All of it takes `DRAIN_SECS` at most. Half of that is for telling: where there are too many for the rate, it is
+higher. What is still here in the end is closed by the server as it is, and reliable connections that nobody
+came for end (recovery.stop).
+
+A process that is alone has nobody to go gently on, and nobody to keep connections for: everybody is told at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from hubs import conf
+from hubs.connections.connection import Connection
+from hubs.messaging.switchboard import Switchboard, switchboard
+
+logger = logging.getLogger(__name__)
+
+TICK_SECS = 0.05
+
+# What the share of DRAIN_SECS is in which everybody is told.
+TELLING = 0.5
+
+# How long a process that is alone waits for what its clients have asked for. Whoever stops it sits and waits, too.
+ALONE_SECS = 10.0
+
+
+async def drain(stopping_too: int = 0) -> None:
+    """Part with all clients of this process. `stopping_too`: so many of the other processes stop as well."""
+    await _Draining(switchboard(), stopping_too).run()
+
+
+class _Draining:
+    """How far it has come."""
+
+    def __init__(self, board: Switchboard, stopping_too: int) -> None:
+        self._board = board
+        self._gently = len(board._peers.alive()) > stopping_too
+        self._secs = conf.settings.DRAIN_SECS if self._gently else min(conf.settings.DRAIN_SECS, ALONE_SECS)
+        self._begun = _now()
+        self._told: set[str] = set()
+
+    async def run(self) -> None:
+        """Tell everybody, and wait until they have gone."""
+        count = len(self._connections())
+        if count:
+            logger.info("Draining %d connections, for at most %g seconds", count, self._secs)
+        await self._tell_all(self._secs * TELLING)
+        while (left := self._left()) and self._age < self._secs:
+            # A handshake that was going on may bring somebody new.
+            self._tell(left)
+            await asyncio.sleep(TICK_SECS)
+        if count or self._told:
+            told, left_here = len(self._told), len(self._left())
+            logger.info("Drained in %.1f seconds; clients told: %d, still here: %d", self._age, told, left_here)
+
+    async def _tell_all(self, secs: float) -> None:
+        """Tell those who are here, at the set rate."""
+        waiting = deque(connection for connection in self._connections() if connection.outbox is not None)
+        rate = max(conf.settings.DRAIN_PER_SEC, len(waiting) / secs) if self._gently and secs else float("inf")
+        begun, told = self._age, 0
+        while waiting:
+            due = min(len(waiting), (self._age - begun + TICK_SECS) * rate - told)
+            now_told = [waiting.popleft() for _ in range(int(due))]
+            # Who has left meanwhile costs nobody anything.
+            told += self._tell(connection for connection in now_told if connection in self._board)
+            if waiting:
+                await asyncio.sleep(TICK_SECS)
+
+    def _tell(self, connections: Iterable[Connection]) -> int:
+        """Send those away who have a socket and were not told yet; gives their number."""
+        before = len(self._told)
+        for connection in connections:
+            if connection.outbox is not None and connection.id not in self._told:
+                self._told.add(connection.id)
+                connection.retire()
+        return len(self._told) - before
+
+    def _left(self) -> list[Connection]:
+        """Those for whom this process has to stay. Who is closing has all it asked for."""
+        here = [connection for connection in self._connections() if not connection.closing]
+        # Away, with nobody who could take them, is as good as gone.
+        return here if self._gently else [connection for connection in here if connection.outbox is not None]
+
+    def _connections(self) -> list[Connection]:
+        return [member for member in self._board.members() if isinstance(member, Connection)]
+
+    @property
+    def _age(self) -> float:
+        return _now() - self._begun
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""Channel layers: how the processes of one service reach each other."""

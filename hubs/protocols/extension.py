@@ -1,0 +1,68 @@
+"""The ASGI extension `hubwire.direct`: what servers and applications have to agree on (docs/asgi-extension.md).
+
+An application that accepts a WebSocket may name a receiver in its `websocket.accept`, under
+`EXTENSION`, if the scope's extensions have that name. Then its coroutine may end, and both sides call
+each other: the server the receiver, the application the socket. Nobody ever waits in such a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+EXTENSION = "hubwire.direct"
+
+
+class Audience(Protocol):
+    """Sockets that are written to together."""
+
+    def write(self, frames: bytes) -> None:
+        """Send the same finished frames to all, behind everything written to each so far.
+
+        A socket that is full is passed over, and its receiver told (`missed`); one that is closed is passed over.
+        """
+
+
+class Socket(Protocol):
+    """The server's side of a WebSocket."""
+
+    @property
+    def server(self) -> object:
+        """Whose it is: sockets of the same server can be written to together."""
+
+    def together(self, sockets: Sequence[Any]) -> Audience:
+        """Sockets of the same server, this one among them, as one audience. Made once and used often."""
+
+    def write(self, frames: bytes) -> None:
+        """Send finished frames (framing.py); those of one turn of the event loop leave together. Not after the end."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close, behind everything written so far. `gone` follows in the next turn of the loop."""
+
+    def hold(self) -> None:
+        """Read no more, until `read_on`: what the client sends waits in its own socket."""
+
+    def read_on(self) -> None:
+        """Read again."""
+
+
+class Receiver(Protocol):
+    """The application's side."""
+
+    def opened(self, socket: Socket) -> None:
+        """The handshake is answered; from now on there may be written."""
+
+    def receive(self, message: str | bytes) -> None:
+        """A whole message has come, a text or a binary one."""
+
+    def full(self) -> None:
+        """The client does not keep up: what is written before `room` only lengthens a buffer."""
+
+    def room(self) -> None:
+        """The client has caught up."""
+
+    def missed(self, frames: bytes) -> None:
+        """Frames for an audience were not written to this socket, since it is full."""
+
+    def gone(self, code: int, reason: str) -> None:
+        """The conversation is over, code and reason as in `websocket.disconnect`. Said once, and nothing follows."""

@@ -1,0 +1,413 @@
+"""A WebSocket without ASGI's messages, for applications that ask for it (docs/asgi-extension.md).
+
+ASGI gives every connection a coroutine that waits for the next event, a queue in front of it, and a
+coroutine call per message and receiver on the way out. For a service that hands one message to a
+thousand clients these cost more than everything else. So an application may name a receiver when it
+accepts; then its coroutine may end, and the socket goes on as one small object:
+
+    the socket gives ──► frames are read (reading.py) ──► receiver.receive(message), at once
+    socket.write(finished frames) ──► collected ──► one write when this turn of the loop is over
+
+What one turn of the loop has for a client leaves in one system call, whoever it came from: that is
+where most of the speed is. It adds no latency to speak of, since the turn ends when all that had
+arrived is handled.
+
+Most of what leaves goes to many at once. So sockets can be written to together: what a turn has for
+the same audience is put together once for all of them, as long as nothing else is written to one of
+them in between. Then it is laid down with each, so that every client gets everything in the order
+in which it was written.
+
+How a conversation ends is as `endings.py` has it for every server: the receiver is told once, when
+it is decided.
+
+Everything here runs on one event loop, and nothing waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from hubs.protocols.extension import Receiver
+from hubs.servers import endings, reading
+from hubs.servers.keep_alive import Wheel
+from hubs.servers.reading import Fault, Reader
+
+logger = logging.getLogger(__name__)
+
+# More than this is not collected for one client: the transport shall say whether it takes it.
+MAX_COLLECTED_BYTES = 128 * 1024
+
+_FINAL = 0x80
+
+
+class Sockets:
+    """All direct sockets of one server. `connections` is the server's own list, in which each of them stands."""
+
+    def __init__(self, connections: set[Any], max_bytes: int, keep_alive_secs: float) -> None:
+        self.connections = connections
+        self.max_bytes = max_bytes
+        self.wheel = Wheel(keep_alive_secs)
+        # What this turn of the loop has for audiences, in order: each with its frames.
+        self.entries: list[tuple[Audience, list[bytes]]] = []
+        self._size = 0
+        # Sockets with something of their own to write when the turn is over.
+        self._collecting: list[DirectSocket] = []
+        self._scheduled = False
+        self._loop = asyncio.get_running_loop()
+
+    def collect(self, socket: DirectSocket) -> None:
+        """Have a socket write when this turn of the loop is over."""
+        self._collecting.append(socket)
+        if not self._scheduled:
+            self._schedule()
+
+    def write(self, audience: Audience, frames: bytes) -> None:
+        """Write to many when this turn of the loop is over."""
+        entries = self.entries
+        if entries and entries[-1][0] is audience:
+            entries[-1][1].append(frames)
+        else:
+            entries.append((audience, [frames]))
+            if not self._scheduled:
+                self._schedule()
+        self._size += len(frames)
+        if self._size > MAX_COLLECTED_BYTES:
+            self.lay_down()
+
+    def concerns(self, socket: DirectSocket) -> bool:
+        """Whether something is, or may be, still to be written to a socket together with others."""
+        entries = self.entries
+        # Of several it would take longer to find out than to have them written.
+        return len(entries) > 1 or (len(entries) == 1 and socket in entries[0][0].members)
+
+    def lay_down(self) -> None:
+        """Have what is for audiences written now, because something is that has to come behind it."""
+        entries, self.entries = self.entries, []
+        self._size = 0
+        for audience, collected in entries:
+            frames = collected[0] if len(collected) == 1 else b"".join(collected)
+            for socket in audience.sockets:
+                write = socket.ready
+                if write is not None:
+                    # A transport of uvloop collects, too: it makes one system call when the turn is over.
+                    write(frames)
+                else:
+                    socket.take(frames)
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._end_of_turn)
+
+    def _end_of_turn(self) -> None:
+        self._scheduled = False
+        if self.entries:
+            self.lay_down()
+        if self._collecting:
+            sockets, self._collecting = self._collecting, []
+            for socket in sockets:
+                socket.flush()
+
+
+class Audience:
+    """Sockets that are written to together."""
+
+    __slots__ = ("_shared", "members", "sockets")
+
+    def __init__(self, shared: Sockets, sockets: Sequence[DirectSocket]) -> None:
+        self._shared = shared
+        self.sockets = tuple(sockets)
+        self.members = frozenset(sockets)
+
+    def write(self, frames: bytes) -> None:
+        """Send finished frames to all."""
+        self._shared.write(self, frames)
+
+
+class DirectSocket(asyncio.Protocol):
+    """One WebSocket after its handshake."""
+
+    __slots__ = (
+        "_agreed",
+        "_collected",
+        "_full",
+        "_held",
+        "_over",
+        "_parting",
+        "_pinged",
+        "_reader",
+        "_receiver",
+        "_size",
+        "_slot",
+        "_sockets",
+        "_timer",
+        "_transport",
+        "ready",
+    )
+
+    def __init__(
+        self, sockets: Sockets, transport: asyncio.Transport, receiver: Receiver, agreed: str | None, early: bytes
+    ) -> None:
+        self._sockets = sockets
+        self._transport = transport
+        self._receiver = receiver
+        # The subprotocol, for the wording of a fault.
+        self._agreed = agreed
+        self._reader = Reader(sockets.max_bytes)
+        self._collected: list[bytes] = []
+        self._size = 0
+        # Told not to read; the transport's buffer is full.
+        self._held = self._full = False
+        # The receiver knows of the end, or is about to.
+        self._over = False
+        # A ping was sent, and nothing has come since.
+        self._pinged = False
+        self._parting: endings.Parting | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # The transport's own `write`, while there is nothing to be minded.
+        self.ready: Callable[[bytes], None] | None = transport.write
+        self._slot = sockets.wheel.add(self)
+        sockets.connections.add(self)
+        transport.set_protocol(self)
+        receiver.opened(self)
+        if early:
+            # What the client sent before it had the answer to its handshake.
+            asyncio.get_running_loop().call_soon(self.data_received, early)
+
+    # For the receiver
+
+    @property
+    def server(self) -> object:
+        """Whose it is."""
+        return self._sockets
+
+    def together(self, sockets: Sequence[DirectSocket]) -> Audience:
+        """Several sockets of this server, to be written to together."""
+        return Audience(self._sockets, sockets)
+
+    def write(self, frames: bytes) -> None:
+        """Send finished frames; those of one turn of the loop leave together. Not after the end."""
+        self._settle()
+        self._lay(frames)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close, behind everything written so far. `gone` follows in the next turn of the loop."""
+        if not self._over:
+            self._close(code, reason, endings.CLOSING_SECS)
+
+    def hold(self) -> None:
+        """Read no more, until `read_on`."""
+        if not self._held:
+            self._held = True
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()
+            if self._reader.waits:
+                self._read()
+
+    # For the transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client; whatever they are, it gets an answer."""
+        if self._parting is not None:
+            self._parting.heard()
+            return
+        self._pinged = False
+        self._reader.feed(data)
+        self._read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._tell(endings.CONNECTION_LOST)
+        self._collected.clear()
+        if self._parting is not None:
+            self._parting.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sockets.wheel.remove(self, self._slot)
+        self._sockets.connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self._full = True
+        self._look()
+        if not self._over:
+            self._receiver.full()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has emptied."""
+        self._full = False
+        self._look()
+        if not self._over:
+            self._receiver.room()
+
+    # For the server
+
+    def take(self, frames: bytes) -> None:
+        """Frames for an audience, while `ready` says that it is not as simple as that."""
+        if self._full and not self._over:
+            self._receiver.missed(frames)
+        elif not self._over:
+            self._lay(frames)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        collected = self._collected
+        if collected:
+            frames = collected[0] if len(collected) == 1 else b"".join(collected)
+            collected.clear()
+            self._size = 0
+            self._look()
+            self._transport.write(frames)
+
+    def _lay(self, frames: bytes) -> None:
+        """Collect frames, to be written when this turn of the loop is over."""
+        collected = self._collected
+        if not collected:
+            self._sockets.collect(self)
+            self.ready = None
+        collected.append(frames)
+        self._size += len(frames)
+        if self._size > MAX_COLLECTED_BYTES:
+            self.flush()
+
+    def _look(self) -> None:
+        """Find out anew whether it is ready."""
+        self.ready = None if self._full or self._over or self._collected else self._transport.write
+
+    def beat(self, payload: bytes) -> None:
+        """Drop a silent client, without waiting for it to take what lies in the buffer; else ping it."""
+        # While held it is us who are not listening.
+        if self._over or self._held:
+            return
+        if self._pinged:
+            self._transport.abort()
+            return
+        self._pinged = True
+        self.write(_control(reading.PING, payload))
+
+    def shutdown(self) -> None:
+        """The server stops: say so with 1001, which makes clients look for another or come back later."""
+        if not self._over:
+            self._close(endings.GOING_AWAY, "", endings.STOPPING_SECS)
+        elif self._parting is None:
+            self.flush()
+            self._transport.close()
+
+    def fail(self) -> None:
+        """The application failed."""
+        if not self._over:
+            code = endings.INTERNAL_ERROR
+            self._close(code, endings.reason(code, self._agreed), endings.CLOSING_SECS)
+
+    # Reading
+
+    def _read(self) -> None:
+        reader = self._reader
+        while not self._held:
+            try:
+                message = reader.next()
+                if message is None:
+                    return
+                kind, payload = message
+                if kind == reading.TEXT:
+                    text = payload.decode()
+                    if not self._over:
+                        self._receiver.receive(text)
+                elif kind == reading.BINARY:
+                    if not self._over:
+                        self._receiver.receive(bytes(payload))
+                elif kind == reading.CLOSE:
+                    self._closed(payload)
+                    return
+                elif kind == reading.PING and not (self._over or self._full):
+                    self.write(_control(reading.PONG, payload))
+            except Fault as fault:
+                self._break_off(fault.code)
+                return
+            except UnicodeDecodeError:
+                self._break_off(endings.INVALID_DATA)
+                return
+            except Exception:
+                logger.exception("A message could not be handled")
+                self.fail()
+
+    def _closed(self, payload: bytes | bytearray) -> None:
+        """The client closes, or answers our close frame."""
+        code, reason = reading.close_of(payload)
+        if not self._over:
+            self._tell(code, reason)
+            self.write(_control(reading.CLOSE, payload))
+        self.flush()
+        # In case it takes nothing that is left for it.
+        self._expire(2 * endings.CLOSING_SECS)
+        self._transport.close()
+
+    # How it ends
+
+    def _close(self, code: int, reason: str, secs: float) -> None:
+        """Close by ourselves; the client has so many seconds to answer."""
+        self._settle()
+        self._over = True
+        self._look()
+        asyncio.get_running_loop().call_soon(self._receiver.gone, code, reason)
+        self.write(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
+        self.read_on()
+        self._expire(secs)
+
+    def _break_off(self, code: int) -> None:
+        """The client broke the protocol: say so, and see that it can be read."""
+        if not self._over:
+            self._settle()
+            reason = endings.reason(code, self._agreed)
+            self._tell(code, reason)
+            self.write(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
+        self.flush()
+        if self._transport.is_closing():
+            return
+        hang_up: Callable[[], object] = (
+            self._transport.write_eof if self._transport.can_write_eof() else self._transport.close
+        )
+        self._parting = endings.Parting(hang_up)
+        self._expire(endings.CLOSING_SECS)
+
+    def _settle(self) -> None:
+        """Have everything that was written laid down here, before something that is the last."""
+        if self._sockets.entries and self._sockets.concerns(self):
+            self._sockets.lay_down()
+
+    def _tell(self, code: int, reason: str = "") -> None:
+        if not self._over:
+            self._over = True
+            self._look()
+            self._receiver.gone(code, reason)
+
+    def _expire(self, secs: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(secs, self._transport.abort)
+
+
+def _control(opcode: int, payload: bytes | bytearray) -> bytes:
+    return bytes((_FINAL | opcode, len(payload))) + payload
+
+
+class HandedOver:
+    """Stands where uvicorn's protocol had its transport, once that has gone to a direct socket."""
+
+    def close(self) -> None:
+        """Nothing: the application's coroutine may end, and its socket lives."""
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        """It is, for this protocol."""
+        return True
+
+
+NOT_THERE = cast(asyncio.Transport, HandedOver())

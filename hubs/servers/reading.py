@@ -1,0 +1,156 @@
+"""How bytes from a client become WebSocket messages (RFC 6455, section 5).
+
+A `Reader` is fed what the socket gives and asked for the next frame until it has none. It keeps a
+frame that is not complete yet, and the pieces of a message that comes in several; what it keeps is
+bounded by the size of a message. A frame that is too large is refused when its head is read, before
+any of the rest is there.
+
+The libraries that servers use for this follow a frame through half a dozen generators; for a client
+that publishes, that was more work than everything the service does with the message. The one costly
+step, taking the mask off, is done in C by the library `websockets`.
+
+Pure: bytes in, values out.
+"""
+
+from __future__ import annotations
+
+from websockets.frames import Close
+from websockets.speedups import apply_mask
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+PROTOCOL_ERROR = 1002
+INVALID_DATA = 1007
+TOO_LARGE = 1009
+
+_FINAL = 0x80
+_RESERVED = 0x70
+_OPCODE = 0x0F
+_MASKED = 0x80
+_MASK_BYTES = 4
+_MAX_CONTROL_BYTES = 125
+_NO_MASK = b"\0\0\0\0"
+
+# A whole text or binary message, or the payload of a control frame, with the opcode of its first frame.
+Message = tuple[int, bytes | bytearray]
+
+
+class Fault(Exception):
+    """The client broke the protocol; `code` is what it is to be closed with."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Reader:
+    """What one client has sent and nobody has read."""
+
+    __slots__ = ("_at", "_data", "_kind", "_max_bytes", "_needed", "_pieces")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._data: bytes | bytearray = b""
+        self._at = 0
+        # So many bytes have to be there before looking again is worth the while.
+        self._needed = 0
+        # A message of which there is not everything yet: its opcode and what is there.
+        self._kind = 0
+        self._pieces: bytearray | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        if self._at == len(self._data):
+            self._data, self._at = data, 0
+            return
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(self._data)
+        # Once a piece of a message has been read, so that small pieces of a long one are not moved each time.
+        if self._at:
+            del self._data[: self._at]
+            self._at = 0
+        self._data += data
+
+    def next(self) -> Message | None:
+        """The next whole message or control frame; None when more has to come. Raises Fault."""
+        while True:
+            data, at = self._data, self._at
+            left = len(data) - at
+            if left < 2 or left < self._needed:
+                if not left:
+                    # Not kept for the next time: most clients are silent most of the time.
+                    self._data, self._at = b"", 0
+                return None
+            first, size = data[at], data[at + 1]
+            if first & _RESERVED or not size & _MASKED:
+                raise Fault(PROTOCOL_ERROR)
+            size &= ~_MASKED
+            opcode = first & _OPCODE
+            start = 2
+            if opcode & CLOSE:
+                if opcode > PONG or size > _MAX_CONTROL_BYTES or not first & _FINAL:
+                    raise Fault(PROTOCOL_ERROR)
+            elif opcode > BINARY:
+                raise Fault(PROTOCOL_ERROR)
+            if size > _MAX_CONTROL_BYTES:
+                start = 4 if size == 126 else 10
+                if left < start:
+                    return None
+                size = int.from_bytes(data[at + 2 : at + start], "big")
+                if size >> 63:
+                    raise Fault(PROTOCOL_ERROR)
+            if opcode < CLOSE:
+                pieces = self._pieces
+                if (pieces is None) is (opcode == CONTINUATION):
+                    raise Fault(PROTOCOL_ERROR)
+                if size + (0 if pieces is None else len(pieces)) > self._max_bytes:
+                    raise Fault(TOO_LARGE)
+            end = start + _MASK_BYTES + size
+            if left < end:
+                self._needed = end
+                return None
+            self._needed = 0
+            start += at
+            mask = data[start : start + _MASK_BYTES]
+            payload: bytes | bytearray = data[start + _MASK_BYTES : at + end]
+            if mask != _NO_MASK:
+                payload = apply_mask(payload, mask)
+            self._at = at + end
+            if opcode >= CLOSE:
+                return opcode, payload
+            if pieces is not None:
+                pieces += payload
+                if first & _FINAL:
+                    self._pieces = None
+                    return self._kind, pieces
+            elif first & _FINAL:
+                return opcode, payload
+            else:
+                self._kind, self._pieces = opcode, bytearray(payload)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are bytes that have not been looked at; not if they are known to be too few."""
+        left = len(self._data) - self._at
+        return left >= 2 and left >= self._needed
+
+    @property
+    def in_the_middle(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._pieces is not None
+
+
+def close_of(payload: bytes | bytearray) -> tuple[int, str]:
+    """Code and reason of a close frame; 1005 where it has none. Raises Fault."""
+    if not payload:
+        return 1005, ""
+    if len(payload) == 1:
+        raise Fault(PROTOCOL_ERROR)
+    close = Close(int.from_bytes(payload[:2], "big"), "")
+    try:
+        close.check()
+        return close.code, bytes(payload[2:]).decode()
+    except UnicodeDecodeError:
+        raise Fault(INVALID_DATA) from None
+    except Exception:
+        raise Fault(PROTOCOL_ERROR) from None

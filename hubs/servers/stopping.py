@@ -1,0 +1,191 @@
+"""A uvicorn server that stops in good order.
+
+uvicorn closes everything at once when it is told to stop. A service of several processes can do better by its
+clients: some go a little earlier than others, and each finds what it asked for done. In turn:
+
+    nobody is accepted any more         who was accepted a moment ago is still let in
+    handshakes are refused with 503     and HTTP connections end with their request
+    the application drains              it parts with its clients as it sees fit
+    uvicorn's own shutdown              whatever is left is closed; the lifespan ends
+
+A second signal ends all of that at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hubs.servers import listening
+from hubs.servers.endings import STOPPING_SECS
+
+logger = logging.getLogger(__name__)
+
+# Asks the application to part with its clients; told how many other processes of the service stop as well.
+Drain = Callable[[int], Awaitable[None]]
+Application = Callable[..., Awaitable[None]]
+
+# How long a client that was accepted may take to say what it wants. What it said is usually there already.
+NEWCOMER_SECS = 0.5
+LOOK_SECS = 0.05
+
+STOPPING = b"The service is stopping. Try again."
+
+
+class StoppingServer(Server):
+    """uvicorn's server, with listening sockets that may change and the way to stop that is described above."""
+
+    # Called when clients are accepted, and when none is any more.
+    on_started: Callable[[], None] | None = None
+    on_stopping: Callable[[], None] | None = None
+
+    def __init__(self, config: Config, drain: Drain | None = None) -> None:
+        self._door = _Door(config.app)
+        # Said, because uvicorn would guess it from the kind of thing that the application is.
+        config.app, config.interface = self._door, "asgi3"
+        super().__init__(config)
+        self._drain = drain
+        self._stopping_too = 0
+        self._more: dict[int, list[asyncio.AbstractServer]] = {}
+        self._changing = asyncio.Lock()
+
+    def stop(self, stopping_too: int = 0) -> None:
+        """Stop in good order. `stopping_too`: how many other processes of the service do so at the same time."""
+        self._stopping_too = stopping_too
+        self.should_exit = True
+
+    def stop_now(self) -> None:
+        """Wait for nothing and nobody."""
+        self.should_exit = self.force_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal: the first one asks, the second one insists."""
+        self._captured_signals.append(sig)
+        if self.should_exit:
+            self.stop_now()
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        await super().startup(sockets)
+        if self.started and self.on_started is not None:
+            self.on_started()
+
+    async def listen_for(self, others: Mapping[int, Iterable[socket.socket]]) -> None:
+        """Accept clients from these sockets besides the own ones, and from no others. The sockets stay open."""
+        loop = asyncio.get_running_loop()
+        # One wish after the other; the last one counts.
+        async with self._changing:
+            for number in [number for number in self._more if number not in others]:
+                for server in self._more.pop(number):
+                    server.close()
+            for number, sockets in others.items():
+                if number not in self._more and not self.should_exit:
+                    self._more[number] = [
+                        await loop.create_server(self._protocol, sock=shared.dup(), backlog=listening.LISTEN_BACKLOG)
+                        for shared in sockets
+                    ]
+            if self.should_exit:
+                self._close_more()
+
+    def _protocol(self) -> asyncio.Protocol:
+        state = self.lifespan.state
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=state
+        )
+        return made
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Part with everybody, then end."""
+        self._close_more()
+        for server in self.servers:
+            server.close()
+        listening.close(sockets or [])
+        if self.on_stopping is not None:
+            self.on_stopping()
+        parting = asyncio.create_task(self._part(), name="part with clients")
+        await self._until(parting.done)
+        if not parting.done():
+            parting.cancel()
+        elif (problem := parting.exception()) is not None:
+            logger.error("Clients are cut off, because draining failed", exc_info=problem)
+        await super().shutdown(sockets)
+
+    async def _part(self) -> None:
+        await self._until(lambda: not any(map(_is_new, self.server_state.connections)), NEWCOMER_SECS)
+        self._door.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpToolsProtocol) and not _is_new(connection):
+                connection.shutdown()
+        if self._drain is not None:
+            await self._drain(self._stopping_too)
+            # Each socket ends when its client has answered the close frame, or a moment later by itself.
+            await self._until(lambda: all(map(_is_http, self.server_state.connections)), STOPPING_SECS)
+
+    async def _until(self, reached: Callable[[], bool], secs: float | None = None) -> None:
+        """Wait until something has come about, unless it takes too long or nobody wants to wait any more."""
+        loop = asyncio.get_running_loop()
+        deadline = None if secs is None else loop.time() + secs
+        while True:
+            if reached() or self.force_exit or (deadline is not None and loop.time() > deadline):
+                return
+            await asyncio.sleep(LOOK_SECS)
+
+    def _close_more(self) -> None:
+        for servers in self._more.values():
+            for server in servers:
+                server.close()
+        self._more.clear()
+
+
+def _is_http(connection: Any) -> bool:
+    """Whether a connection is not, or not yet, a WebSocket."""
+    return isinstance(connection, HttpToolsProtocol)
+
+
+def _is_new(connection: Any) -> bool:
+    """Whether a socket was accepted and has not asked for anything yet."""
+    return _is_http(connection) and connection.cycle is None
+
+
+class _Door:
+    """The application, until the door is closed: from then on without WebSockets."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._closed = False
+
+    def close(self) -> None:
+        """Let no WebSocket in any more."""
+        self._closed = True
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        if self._closed and scope["type"] == "websocket":
+            return _refuse(scope, receive, send)
+        answered: Awaitable[None] = self._application(scope, receive, send)
+        return _quiet(answered) if scope["type"] == "lifespan" else answered
+
+
+async def _quiet(lifespan: Awaitable[None]) -> None:
+    """A server that ends at once cancels it; uvicorn would log that as a fault of the application."""
+    with suppress(asyncio.CancelledError):
+        await lifespan
+
+
+async def _refuse(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(STOPPING)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": STOPPING})

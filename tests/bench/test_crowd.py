@@ -1,0 +1,93 @@
+"""The generator against servers that keep their word, and against those that do not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.clients import PAYLOADS, Crowd, Shape, Traffic
+from bench.dialects import Topics
+from bench.servers import CONTESTANTS, CannotStart, Contestant, Need, Server, no_targets
+
+HERE = Path(__file__).resolve().parent
+SHAPE = Shape(2, 3)
+
+
+def _topics(how: str) -> Contestant:
+    return Contestant(
+        "topics",
+        "topics",
+        HERE,
+        (),
+        (sys.executable, "topics_server.py", "{port}", how),
+        None,
+        no_targets,
+        dialect=Topics("/?group={group}", "/?group={group}&publish=1"),
+    )
+
+
+async def _flood(how: str, under_way: int = 30) -> Traffic:
+    with Server(_topics(how), None) as server:
+        async with Crowd(server, SHAPE) as crowd:
+            return await crowd.flood(0.2, under_way)
+
+
+@pytest.mark.parametrize("how", ["keeps", "pings"])
+async def test_what_was_sent_has_arrived(how: str) -> None:
+    traffic = await _flood(how)
+    assert traffic.delivered == traffic.expected > 0
+    assert (traffic.surplus, traffic.problem) == (0, None)
+    # Whole messages to whole groups.
+    assert traffic.expected % SHAPE.members == 0
+
+
+async def test_a_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.clients.PATIENCE_SECS", 6.0)
+    traffic = await _flood("loses")
+    # One message in each group.
+    assert (traffic.delivered, traffic.surplus) == (traffic.expected - SHAPE.groups, 0)
+
+
+async def test_a_double_is_seen_and_makes_up_for_nothing() -> None:
+    traffic = await _flood("doubles")
+    assert (traffic.delivered, traffic.surplus) == (traffic.expected, SHAPE.groups)
+
+
+@pytest.mark.parametrize(("how", "says"), [("changes", "differs from what was sent"), ("closes", "1008 enough")])
+async def test_what_differs_and_who_is_closed_counts_as_lost(
+    how: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.clients.PATIENCE_SECS", 6.0)
+    traffic = await _flood(how)
+    assert traffic.delivered < traffic.expected
+    assert traffic.problem is not None
+    assert says in traffic.problem
+
+
+async def test_each_delivery_of_a_pace_is_timed() -> None:
+    with Server(_topics("keeps"), None) as server:
+        async with Crowd(server, SHAPE, PAYLOADS[2048]) as crowd:
+            assert crowd.frame_bytes == 2048 + 4
+            traffic = await crowd.pace(0.2, 50)
+    assert traffic.delivered == traffic.expected == 10 * SHAPE.members
+    assert len(traffic.latencies) == traffic.delivered
+    assert all(0 < latency < 10 for latency in traffic.latencies)
+
+
+async def test_the_stock_consumer_on_a_standard_server() -> None:
+    with Server(CONTESTANTS["stock-uvicorn"], None) as server:
+        async with Crowd(server, SHAPE) as crowd:
+            traffic = await crowd.flood(0.2, 30)
+    assert traffic.delivered == traffic.expected > 0
+    assert traffic.problem is None
+
+
+def test_what_is_not_installed_is_said() -> None:
+    contestant = Contestant(
+        "absent", "Absent", HERE, (), ("absent",), None, no_targets, needs=(Need(lambda: False, "a thing"),)
+    )
+    assert contestant.missing() == ["a thing"]
+    with pytest.raises(CannotStart, match="Absent needs a thing"):
+        Server(contestant, None).__enter__()

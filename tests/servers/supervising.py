@@ -1,0 +1,95 @@
+"""`python -m tests.servers.supervising PORT WORKERS STOP_SECS EAR`: a supervisor, and workers that do as told.
+
+Each worker tells of itself at the socket EAR, where a test listens, and asks what to do (see `Child`). The same
+command line starts the workers; they serve an application that answers every request with its process id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from django.conf import settings
+
+
+def main() -> int:
+    port, count, stop_secs, ear = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    settings.configure()
+    from hubs.servers import listening, workers
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(workers.LineFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if (assigned := workers.assignment()) is not None:
+        return work(assigned, ear)
+    supervisor = workers.Supervisor(
+        listening.bind_each("127.0.0.1", port, count),
+        [sys.executable, *sys.orig_argv[1:]],
+        os.environ,
+        stop_secs=stop_secs,
+        on_ready=lambda: print("ALL READY", flush=True),
+    )
+    try:
+        ended_by = asyncio.run(supervisor.run())
+        signal.signal(ended_by, signal.SIG_DFL)
+        signal.raise_signal(ended_by)
+    except workers.WorkersFailed as failed:
+        print(failed, flush=True)
+        return 1
+    return 0
+
+
+def work(assigned: Any, ear: str) -> int:
+    from hubs.servers.uvicorn import server
+    from hubs.servers.workers import Worker
+
+    with socket.socket(socket.AF_UNIX) as mouth:
+        mouth.connect(ear)
+
+        def say(text: str) -> None:
+            mouth.sendall(f"{text}\n".encode())
+
+        say(f"born {assigned.number} {os.getpid()}")
+        order = mouth.recv(100).decode().split()
+        if order[0] == "die":
+            return int(order[1])
+        if order[0] == "hang":
+            time.sleep(1000)
+
+        async def drain(stopping_too: int) -> None:
+            say(f"draining {stopping_too}")
+            mouth.setblocking(False)
+            await asyncio.get_running_loop().sock_recv(mouth, 100)
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                await receive()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                say("over")
+                await send({"type": "lifespan.shutdown.complete"})
+            elif scope["type"] == "http":
+                if scope["path"] == "/log":
+                    logging.getLogger("test").error("two lines\nin one record")
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+                await send({"type": "http.response.body", "body": f"{os.getpid():7}".encode()})
+            else:
+                await receive()
+                await send({"type": "websocket.accept"})
+                while (await receive())["type"] != "websocket.disconnect":
+                    pass
+
+        with contextlib.suppress(KeyboardInterrupt):
+            Worker(assigned, server(application, drain)).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

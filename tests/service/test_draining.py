@@ -1,0 +1,192 @@
+"""A process is told to stop while another one lives: its clients go there, not all at once, and lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.running import PATIENCE, Redis, Service
+from tests.service.client import JSON, Client, Sdk, Target, group_message, ok, opened, publish, reliable
+
+Unique = Callable[[str], str]
+
+HUB = "handled"
+
+
+class Pair:
+    """Two machines behind one public address; the first one can be stopped."""
+
+    def __init__(self, installed: Service, redis: Redis, env: dict[str, str]) -> None:
+        env = {"REDIS_URL": redis.url, "EXTRA_APPS": "tests.service.handlers", "DRAIN_SECS": "20"} | env
+        self.first = Service(installed.data_dir, env=env).start()
+        self.second = Service(installed.data_dir, env=env | {"EXTRA_ENDPOINTS": self.first.endpoint}).start()
+        whole = self.first.connection_string
+        self.home, self.other = Target(whole), Target(whole.replace(self.first.endpoint, self.second.endpoint))
+
+    async def know_each_other(self) -> None:
+        """Wait until the first has heard of the second: an answer from everybody is one from it, too."""
+        async with opened(self.home.url(HUB), JSON) as one, opened(self.other.url(HUB), JSON) as other:
+            for client, number in ((one, 1), (other, 2)):
+                await client.join("everybody", ack_id=number)
+            sdk = self.home.service_client(HUB)
+            async with asyncio.timeout(PATIENCE):
+                while len(await asyncio.to_thread(lambda: list(sdk.list_connections(group="everybody")))) < 2:
+                    pass
+
+    def stop_first(self) -> None:
+        assert self.first.process is not None
+        self.first.process.send_signal(signal.SIGTERM)
+
+    async def first_says(self, text: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.first.log.read_text():
+                await asyncio.sleep(0.02)
+
+    async def first_ended(self) -> str:
+        """Wait until it has ended by itself; gives its log."""
+        assert self.first.process is not None
+        assert await asyncio.to_thread(self.first.process.wait, PATIENCE * 2) == -signal.SIGTERM
+        return self.first.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A service that is set up and does not run."""
+    return Service(tmp_path_factory.mktemp("draining")).set_up()
+
+
+@pytest.fixture
+def begin(installed: Service, redis_server: Redis) -> Iterator[Callable[..., Pair]]:
+    """`begin(DRAIN_PER_SEC="20")`: two processes."""
+    pairs: list[Pair] = []
+
+    def started(**env: str) -> Pair:
+        pairs.append(Pair(installed, redis_server, env))
+        return pairs[-1]
+
+    yield started
+    for pair in pairs:
+        for service in (pair.first, pair.second):
+            service.stop()
+            assert "Traceback" not in service.log.read_text(), service.log.read_text()
+
+
+async def test_clients_are_sent_away_at_the_set_rate(begin: Callable[..., Pair]) -> None:
+    pair = begin(DRAIN_PER_SEC="20")
+    await pair.know_each_other()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        url = pair.home.url(HUB)
+        clients = [await stack.enter_async_context(opened(url, JSON)) for _ in range(40)]
+
+        async def goes(client: Client) -> float:
+            assert await client.closed() == (1001, "")
+            return loop.time()
+
+        going = [asyncio.create_task(goes(client)) for client in clients]
+        pair.stop_first()
+        times = sorted(await asyncio.gather(*going))
+        # From the first to the last there are thirty-nine twentieths of a second, but for one look at the clock.
+        assert times[-1] - times[0] > 1.7
+    assert "clients told: 40, still here: 0" in await pair.first_ended()
+
+
+async def test_what_was_taken_is_finished_and_acknowledged_first(begin: Callable[..., Pair], unique: Unique) -> None:
+    pair = begin(DRAIN_PER_SEC="1", DRAIN_SECS="60")
+    await pair.know_each_other()
+    room, gate = unique("room"), unique("gate")
+    async with (
+        opened(pair.home.url(HUB), JSON) as asker,
+        opened(pair.home.url(HUB), JSON) as second,
+        opened(pair.home.url(HUB), JSON) as last,
+        opened(pair.other.url(HUB, groups=[room]), JSON) as elsewhere,
+    ):
+        await asker.say(type="event", event="hold", data=gate, dataType="text", ackId=1)
+        await asker.say(type="sendToGroup", group=room, data="behind it", ackId=2)
+        assert (await last.ask(type="event", event="held", data=gate, dataType="text"))["data"] == 1
+        pair.stop_first()
+        # They are told in the order in which they came; so the first one was, and its event still waits.
+        assert await second.closed() == (1001, "")
+        await last.say(type="event", event="free", data=gate, dataType="text")
+        assert (await asker.hear())["data"] == f"{gate} is free"
+        assert await asker.hear() == ok(1)
+        assert await asker.hear() == ok(2)
+        assert await asker.closed() == (1001, "")
+        assert await elsewhere.hear() == group_message(room, "behind it")
+        assert await last.closed() == (1001, "")
+    await pair.first_ended()
+
+
+async def test_reliable_clients_go_to_the_other_process_and_miss_nothing(
+    begin: Callable[..., Pair], unique: Unique
+) -> None:
+    pair = begin(DRAIN_PER_SEC="4")
+    await pair.know_each_other()
+    room = unique("room")
+    async with AsyncExitStack() as stack:
+        publisher = await stack.enter_async_context(opened(pair.other.url(HUB), JSON))
+        url = pair.home.url(HUB, groups=[room])
+        clients = [await stack.enter_async_context(reliable(url)) for _ in range(6)]
+        # One is away when the process is told to stop. It is kept for its client.
+        away, *present = clients
+        await away.reset()
+        sdk, sent = Sdk(pair.other, HUB), 0
+
+        async def send_until(reached: asyncio.Event) -> None:
+            nonlocal sent
+            # No more than a client may leave unacknowledged.
+            while not reached.is_set() and sent < 900:
+                await sdk.send_to_group(room, sent, content_type="application/json")
+                sent += 1
+
+        moved = asyncio.Event()
+        sending = asyncio.create_task(send_until(moved))
+        pair.stop_first()
+        heard: dict[str, list[int]] = {client.id: [] for client in clients}
+        for client in present:
+            frames, close = await client.hear_out()
+            assert close == (1001, "")
+            heard[client.id] = [frame["data"] for frame in frames]
+            # What it has not acknowledged comes again, from the first number on.
+            await client.recover(pair.other)
+        await away.recover(pair.other)
+        moved.set()
+        await sending
+        for client in clients:
+            again = [(await client.hear())["data"] for _ in range(sent)]
+            assert again == list(range(sent))
+            assert heard[client.id] == again[: len(heard[client.id])]
+            await client.acknowledge()
+        # It stays for as long as somebody has to be handed over, and no longer.
+        assert "clients told: 5, still here: 0" in await pair.first_ended()
+        await publish(publisher, room, "on")
+        for client in clients:
+            assert await client.hear() == group_message(room, "on")
+
+
+async def test_connections_nobody_comes_for_are_given_up_in_time(begin: Callable[..., Pair], unique: Unique) -> None:
+    pair = begin(DRAIN_SECS="1")
+    await pair.know_each_other()
+    async with reliable(pair.home.url(HUB)) as client:
+        pair.stop_first()
+        assert await client.closed() == (1001, "")
+        assert "clients told: 1, still here: 1" in await pair.first_ended()
+        await client.cannot_recover(pair.other)
+
+
+async def test_a_second_signal_ends_it_at_once(begin: Callable[..., Pair]) -> None:
+    pair = begin(DRAIN_PER_SEC="1", DRAIN_SECS="600")
+    await pair.know_each_other()
+    async with AsyncExitStack() as stack:
+        url = pair.home.url(HUB)
+        clients = [await stack.enter_async_context(opened(url, JSON)) for _ in range(50)]
+        pair.stop_first()
+        assert await clients[0].closed() == (1001, "")
+        pair.stop_first()
+        # At one a second, the last one's turn would not have come before the test's patience ends.
+        await pair.first_ended()
+        assert await clients[-1].closed() == (1001, "")
