@@ -11,7 +11,7 @@ import pytest
 from hubs import operations
 from hubs.errors import NotFound, Refusal, TooMany
 from hubs.messaging.switchboard import Switchboard, switchboard
-from hubs.protocols.codec import Outgoing
+from hubs.protocols.codec import CODECS, Outgoing
 from hubs.protocols.frames import GroupMessage, Payload
 from hubs.rules.roles import MAX_LITERALS, Permissions
 
@@ -40,6 +40,7 @@ class Client:
         self.closed: list[tuple[int, str, str | None]] = []
 
     socket = None
+    codec: Any = CODECS["json.webpubsub.azure.v1"]
 
     def deliver(self, outgoing: Outgoing) -> None:
         self.frames.append(outgoing.frame)

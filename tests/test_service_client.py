@@ -11,7 +11,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 
 from hubs import operations
 from hubs.messaging.switchboard import Switchboard, switchboard
-from hubs.protocols.codec import Outgoing
+from hubs.protocols.codec import CODECS, Outgoing
 from hubs.protocols.frames import BINARY, JSON, PROTOBUF, TEXT, GroupMessage, Payload, ServerMessage
 from hubs.rules.roles import Permissions
 from hubs.service import NotFound, ServiceClient
@@ -39,6 +39,7 @@ class Client:
         self.closed: list[str | None] = []
 
     socket = None
+    codec: Any = CODECS["json.webpubsub.azure.v1"]
 
     def deliver(self, outgoing: Outgoing) -> None:
         self.frames.append(outgoing.frame)

@@ -33,7 +33,7 @@ from hubs.connections.backlog import Backlog, BacklogFull
 from hubs.connections.lane import Lane, Rest
 from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
-from hubs.protocols.codec import Codec, Message, Outgoing
+from hubs.protocols.codec import Codec, Message, Outgoing, Sized, Stamps
 from hubs.protocols.extension import Socket
 from hubs.protocols.frames import (
     TEXT,
@@ -330,20 +330,23 @@ class Connection:
 
     def deliver(self, outgoing: Outgoing) -> None:
         """Take a frame that others get too."""
+        if self.backlog is not None:
+            sized = outgoing.sized(self.codec)
+            if sized is not None:
+                self.number(sized, outgoing.stamps(self.codec), outgoing.ttl_secs)
+        elif self.outbox is not None:
+            self.outbox.put_shared(outgoing, self.codec)
+
+    def number(self, sized: Sized, stamps: Stamps, ttl_secs: int | None) -> None:
+        """Take a data frame that others get too, as one of the reliable ones."""
         outbox, backlog = self.outbox, self.backlog
-        if backlog is None:
-            if outbox is not None:
-                outbox.put_shared(outgoing, self.codec)
-        elif (sized := outgoing.sized(self.codec)) is not None:
-            if outbox is None:
-                self._put_data(sized[0], outgoing.ttl_secs)
-                return
-            try:
-                sequence_id = backlog.send_sized(sized)
-            except BacklogFull:
-                self._overflow()
-            else:
-                outbox.put_stamped(outgoing, self.codec, sequence_id)
+        if outbox is None or backlog is None:
+            self._put_data(sized[0], ttl_secs)
+            return
+        try:
+            outbox.put_stamped(stamps, backlog.send_sized(sized))
+        except BacklogFull:
+            self._overflow()
 
     def _put_data(self, form: Message, ttl_secs: float | None = None) -> None:
         if self.backlog is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hubs.connections.outbox import QUEUE_FULL, Outbox, short
-from hubs.protocols.codec import Codec, Message, Outgoing
+from hubs.protocols.codec import Codec, Message, Outgoing, Stamps
 from hubs.protocols.extension import Socket
 from hubs.protocols.framing import frames_of
 
@@ -66,9 +66,13 @@ class DirectOutbox(Outbox):
         elif not self._closing:
             self._enqueue(frames, len(frames))
 
-    def put_stamped(self, outgoing: Outgoing, codec: Codec, sequence_id: int) -> None:
+    def put_stamped(self, stamps: Stamps, sequence_id: int) -> None:
         """Send a message that others get too, with a number of its own."""
-        self.put_frames(outgoing.stamped(codec, sequence_id))
+        if self._free:
+            self._write(stamps[sequence_id])
+        elif not self._closing:
+            frames = stamps[sequence_id]
+            self._enqueue(frames, len(frames))
 
     def put_frames(self, frames: bytes) -> None:
         """Send finished frames."""

@@ -46,7 +46,7 @@ class _Draining:
 
     def __init__(self, board: Switchboard, stopping_too: int) -> None:
         self._board = board
-        self._gently = len(board._peers.alive()) > stopping_too
+        self._gently = len(board.others()) > stopping_too
         self._secs = conf.settings.DRAIN_SECS if self._gently else min(conf.settings.DRAIN_SECS, ALONE_SECS)
         self._begun = _now()
         self._told: set[str] = set()

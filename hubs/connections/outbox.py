@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from hubs import conf
-from hubs.protocols.codec import Codec, Message, Outgoing, size_of
+from hubs.protocols.codec import Codec, Message, Outgoing, Stamps, size_of
 from hubs.protocols.extension import Socket
 
 logger = logging.getLogger(__name__)
@@ -74,11 +74,9 @@ class Outbox:
         if form is not None:
             self.put(form)
 
-    def put_stamped(self, outgoing: Outgoing, codec: Codec, sequence_id: int) -> None:
+    def put_stamped(self, stamps: Stamps, sequence_id: int) -> None:
         """Send a message that others get too, with a number of its own."""
-        form = outgoing.form(codec)
-        if form is not None:
-            self.put(codec.stamp(form, sequence_id))
+        self.put(stamps.message(sequence_id))
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the socket after what was put so far. Later puts are dropped."""

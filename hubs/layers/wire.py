@@ -10,8 +10,8 @@ to the transport.
 A wire watches itself. Time is counted in beats, of which four make the patience one has with
 Redis. After a beat in which nothing was heard it asks for a sign of life; after four it counts
 as lost, whatever the state of the socket. Beats are counted, and the clock is not looked at: when the
-loop was held up, what came meanwhile is read before the next beat. A large write that moves on
-counts as heard.
+loop was held up, what came meanwhile is read before the next beat. A large message that is on its
+way and moves on counts as heard.
 
 The connection speaks version 2 of the protocol, which every Redis and what is like it speaks, and in
 which everything that comes is an answer or a message.
@@ -20,6 +20,9 @@ which everything that comes is an answer or a message.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -33,6 +36,9 @@ from redis.exceptions import ResponseError
 from hubs.layers.errors import LayerAway
 
 BEATS = 4
+
+# So much under way takes its time. Less says nothing: kernels take it for a Redis that stands still.
+LARGE_BYTES = 64 * 1024
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -56,7 +62,7 @@ class Wire(asyncio.Protocol):
         self._is_lost = False
         self._heard = True
         self._silent_beats = 0
-        self._unwritten = 0
+        self._underway = 0
         self._beat_secs = patience_secs / BEATS
         self._beating: asyncio.TimerHandle | None = None
         # Done when the socket is closed.
@@ -134,8 +140,8 @@ class Wire(asyncio.Protocol):
             self.closed.set_result(None)
 
     def _beat(self) -> None:
-        unwritten = self._transport.get_write_buffer_size()
-        if self._heard or unwritten < self._unwritten:
+        underway = self._on_its_way()
+        if self._heard or underway < self._underway >= LARGE_BYTES:
             self._heard, self._silent_beats = False, 0
         else:
             self._silent_beats += 1
@@ -144,8 +150,17 @@ class Wire(asyncio.Protocol):
             elif self._silent_beats == BEATS:
                 self.lose(LayerAway(SILENT))
                 return
-        self._unwritten = unwritten
+        self._underway = underway
         self._beating = asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
+
+    def _on_its_way(self) -> int:
+        """How many bytes the other side has not got yet, as far as this machine knows."""
+        size = self._transport.get_write_buffer_size()
+        held = self._transport.get_extra_info("socket")
+        # Not every kind of socket tells what the kernel has of it.
+        with suppress(OSError, ValueError):
+            size += int.from_bytes(fcntl.ioctl(held.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return size
 
 
 def _ignore(anything: Any) -> None:

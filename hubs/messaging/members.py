@@ -3,7 +3,7 @@
 Most members of a group differ in nothing that matters for a message: their sockets are open, their
 servers take finished frames (protocols/extension.py), and all frames of one wire format are the same.
 Such members are one audience of their server, which is told once. What is left is told one by one:
-reliable members, whose frames are numbered, and those of other servers.
+reliable members, each of whose frames has a number of its own, and those of other servers.
 
 Who is in which audience is worked out when a message comes, and again after members came or went.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
-from hubs.protocols.codec import Codec, Outgoing
+from hubs.protocols.codec import Codec, Outgoing, Sized, Stamps
 from hubs.protocols.extension import Audience, Socket
 
 # Two are not worth the trouble of putting them together.
@@ -39,6 +39,9 @@ class Member(Protocol):
 
     def deliver(self, outgoing: Outgoing) -> None:
         """Take a frame for the client; never waits."""
+
+    def number(self, sized: Sized, stamps: Stamps, ttl_secs: int | None) -> None:
+        """As `deliver`, for a member whose codec is reliable."""
 
 
 class Members(dict[str, Member]):
@@ -73,7 +76,13 @@ class Members(dict[str, Member]):
             frames = outgoing.frames(codec)
             if frames is not None:
                 audience.write(frames)
-        # `deliver` never changes membership: who overflows is closed, and leaves, in its own time.
+        # Neither of these changes membership: who overflows is closed, and leaves, in its own time.
+        for codec, members in ways.numbered:
+            sized = outgoing.sized(codec)
+            if sized is not None:
+                stamps, ttl_secs = outgoing.stamps(codec), outgoing.ttl_secs
+                for member in members:
+                    member.number(sized, stamps, ttl_secs)
         for member in ways.others:
             member.deliver(outgoing)
 
@@ -81,20 +90,23 @@ class Members(dict[str, Member]):
 class _Ways:
     """How each of some members is reached."""
 
-    __slots__ = ("audiences", "others")
+    __slots__ = ("audiences", "numbered", "others")
 
     def __init__(self, members: Iterable[Member]) -> None:
         alike: dict[tuple[str, object], tuple[Codec, list[Socket], list[Member]]] = {}
+        numbered: dict[str, tuple[Codec, list[Member]]] = {}
         self.others: list[Member] = []
         for member in members:
-            socket = member.socket
-            if socket is None:
+            codec, socket = member.codec, member.socket
+            if codec.reliable:
+                numbered.setdefault(codec.wire, (codec, []))[1].append(member)
+            elif socket is None:
                 self.others.append(member)
             else:
-                codec = member.codec
                 _, sockets, together = alike.setdefault((codec.wire, socket.server), (codec, [], []))
                 sockets.append(socket)
                 together.append(member)
+        self.numbered = list(numbered.values())
         self.audiences: list[tuple[Codec, Audience]] = []
         for codec, sockets, together in alike.values():
             if len(sockets) < LEAST_TOGETHER:

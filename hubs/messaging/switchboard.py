@@ -560,6 +560,10 @@ class Switchboard:
         answers = await self._put(EVERYBODY, await self._others(), verb, audience, None, arguments)
         return [own, *map(_value, answers)]
 
+    def others(self) -> set[str]:
+        """The other processes that are not known to be dead."""
+        return self._peers.alive()
+
     async def _others(self) -> set[str]:
         """All other processes that live. Raises Unavailable while that cannot be known."""
         try:

@@ -79,6 +79,28 @@ def size_of(message: Message) -> int:
     return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
 
 
+class Stamps(dict[int, bytes]):
+    """Finished WebSocket frames of one data frame by sequence id, made as they are asked for.
+
+    Clients that have come as far share them. `message` is for those who need it before it is framed.
+    """
+
+    __slots__ = ("_codec", "_form")
+
+    def __init__(self, codec: Codec, form: Message) -> None:
+        super().__init__()
+        self._codec = codec
+        self._form = form
+
+    def message(self, sequence_id: int) -> Message:
+        """The data frame with a sequence id."""
+        return self._codec.stamp(self._form, sequence_id)
+
+    def __missing__(self, sequence_id: int) -> bytes:
+        frames = self[sequence_id] = frames_of(self.message(sequence_id))
+        return frames
+
+
 class Outgoing:
     """One frame on its way to many clients: each wire format is encoded at most once.
 
@@ -86,7 +108,7 @@ class Outgoing:
     `source`: the process that published it, and its number there.
     """
 
-    __slots__ = ("_forms", "_frames", "_sized", "_stamped", "frame", "source", "ttl_secs")
+    __slots__ = ("_forms", "_frames", "_sized", "_stamps", "frame", "source", "ttl_secs")
 
     def __init__(
         self, frame: Downstream, *, ttl_secs: int | None = None, source: tuple[str, int] | None = None
@@ -97,7 +119,7 @@ class Outgoing:
         self._forms: dict[str, Message | None] = {}
         self._frames: dict[str, bytes | None] = {}
         self._sized: dict[str, Sized | None] = {}
-        self._stamped: dict[str, dict[int, bytes]] = {}
+        self._stamps: dict[str, Stamps] = {}
 
     def form(self, codec: Codec) -> Message | None:
         """The frame as `codec` writes it."""
@@ -125,13 +147,12 @@ class Outgoing:
             sized = self._sized[codec.wire] = None if form is None else (form, size_of(form))
             return sized
 
-    def stamped(self, codec: Codec, sequence_id: int) -> bytes:
-        """Finished WebSocket frames with a sequence id; clients that have come as far share them."""
+    def stamps(self, codec: Codec) -> Stamps:
+        """The finished WebSocket frames of a data frame, by sequence id."""
         try:
-            return self._stamped[codec.wire][sequence_id]
+            return self._stamps[codec.wire]
         except KeyError:
             form = self.form(codec)
-            assert form is not None  # noqa: S101 - it was kept under this id
-            frames = frames_of(codec.stamp(form, sequence_id))
-            self._stamped.setdefault(codec.wire, {})[sequence_id] = frames
-            return frames
+            assert form is not None  # noqa: S101 - all clients are told of data frames
+            stamps = self._stamps[codec.wire] = Stamps(codec, form)
+            return stamps

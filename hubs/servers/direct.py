@@ -144,6 +144,7 @@ class DirectSocket(asyncio.Protocol):
         "_sockets",
         "_timer",
         "_transport",
+        "_write",
         "ready",
     )
 
@@ -167,7 +168,8 @@ class DirectSocket(asyncio.Protocol):
         self._parting: endings.Parting | None = None
         self._timer: asyncio.TimerHandle | None = None
         # The transport's own `write`, while there is nothing to be minded.
-        self.ready: Callable[[bytes], None] | None = transport.write
+        self._write = transport.write
+        self.ready: Callable[[bytes], None] | None = self._write
         self._slot = sockets.wheel.add(self)
         sockets.connections.add(self)
         transport.set_protocol(self)
@@ -189,8 +191,17 @@ class DirectSocket(asyncio.Protocol):
 
     def write(self, frames: bytes) -> None:
         """Send finished frames; those of one turn of the loop leave together. Not after the end."""
-        self._settle()
-        self._lay(frames)
+        sockets = self._sockets
+        if sockets.entries and sockets.concerns(self):
+            sockets.lay_down()
+        collected = self._collected
+        if not collected:
+            self.ready = None
+            sockets.collect(self)
+        collected.append(frames)
+        self._size += len(frames)
+        if self._size > MAX_COLLECTED_BYTES:
+            self.flush()
 
     def close(self, code: int, reason: str = "") -> None:
         """Close, behind everything written so far. `gone` follows in the next turn of the loop."""
@@ -254,7 +265,9 @@ class DirectSocket(asyncio.Protocol):
         if self._full and not self._over:
             self._receiver.missed(frames)
         elif not self._over:
-            self._lay(frames)
+            # Behind what is its own; `entries` are being laid down, and hold nothing back.
+            self._collected.append(frames)
+            self.flush()
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -263,23 +276,14 @@ class DirectSocket(asyncio.Protocol):
             frames = collected[0] if len(collected) == 1 else b"".join(collected)
             collected.clear()
             self._size = 0
-            self._look()
-            self._transport.write(frames)
-
-    def _lay(self, frames: bytes) -> None:
-        """Collect frames, to be written when this turn of the loop is over."""
-        collected = self._collected
-        if not collected:
-            self._sockets.collect(self)
-            self.ready = None
-        collected.append(frames)
-        self._size += len(frames)
-        if self._size > MAX_COLLECTED_BYTES:
-            self.flush()
+            write = self._write
+            if not (self._full or self._over):
+                self.ready = write
+            write(frames)
 
     def _look(self) -> None:
         """Find out anew whether it is ready."""
-        self.ready = None if self._full or self._over or self._collected else self._transport.write
+        self.ready = None if self._full or self._over or self._collected else self._write
 
     def beat(self, payload: bytes) -> None:
         """Drop a silent client, without waiting for it to take what lies in the buffer; else ping it."""

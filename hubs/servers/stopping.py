@@ -24,7 +24,7 @@ from typing import Any
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from hubs.servers import listening
+from hubs.servers import collector, listening
 from hubs.servers.endings import STOPPING_SECS
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class StoppingServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
         await super().startup(sockets)
+        collector.settle()
         if self.started and self.on_started is not None:
             self.on_started()
 

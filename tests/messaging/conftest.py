@@ -13,7 +13,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from hubs.messaging.envelope import EVERYBODY, Audience, Goodbye, Hello, Publication, decode
 from hubs.messaging.switchboard import Switchboard
-from hubs.protocols.codec import Outgoing
+from hubs.protocols.codec import CODECS, Outgoing
 from hubs.protocols.json import JsonCodec
 from tests.running import PATIENCE
 
@@ -43,6 +43,7 @@ class Client:
         self._heard: list[str] = []
 
     socket = None
+    codec: Any = CODECS["json.webpubsub.azure.v1"]
 
     def deliver(self, outgoing: Outgoing) -> None:
         form = outgoing.form(CODEC)

@@ -14,7 +14,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from hubs.errors import Forbidden, NotFound, Refusal, TooMany, Unavailable
 from hubs.messaging.envelope import Answer, Audience, Envelope, Goodbye, Question, decode
 from hubs.messaging.switchboard import Switchboard
-from hubs.protocols.codec import Outgoing
+from hubs.protocols.codec import CODECS, Outgoing
 from tests.messaging.conftest import HELLO_SECS, Line, Processes, line_of, publication, soon
 from tests.messaging.processes import Visitor, all_meet, answering, die, hears_hello, ids, knows, who
 from tests.running import PATIENCE, Redis
@@ -389,6 +389,7 @@ async def test_a_fault_in_delivering_does_not_disturb_the_line(
 
     class Faulty(Visitor):
         socket = None
+        codec: Any = CODECS["json.webpubsub.azure.v1"]
 
         def deliver(self, outgoing: Outgoing) -> None:
             self.board.leave(self, "g")
