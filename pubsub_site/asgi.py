@@ -12,8 +12,12 @@ django_application = get_asgi_application()
 
 from hubs.lifespan import lifespan_application  # noqa: E402
 from hubs.rest.intake import BoundedBodies  # noqa: E402
+from hubs.rest.lane import Lane  # noqa: E402
 from hubs.routing import websocket_application  # noqa: E402
 
+# In front of Django, for the REST calls that come most often.
+lane = Lane(django_application, unconcerned=["pubsub_site.static_files.StaticFiles"])
+
 application = ProtocolTypeRouter(
-    {"http": BoundedBodies(django_application), "websocket": websocket_application, "lifespan": lifespan_application}
+    {"http": BoundedBodies(lane), "websocket": websocket_application, "lifespan": lifespan_application}
 )

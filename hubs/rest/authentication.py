@@ -11,14 +11,14 @@ import hashlib
 import hmac
 import time
 from base64 import urlsafe_b64decode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth import SESSION_KEY
 from django.http import HttpRequest
 from rest_framework import authentication
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
+from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated
 from rest_framework.request import Request
 
 from hubs import conf, hub_settings
@@ -37,37 +37,58 @@ class KeyHolder:
     is_authenticated: bool = True
 
 
+# The challenge of a 401.
+_CHALLENGE = "Bearer"
+
+
+def key_holder(
+    request: HttpRequest, hub: str, snapshot: Callable[[], hub_settings.Snapshot]
+) -> tuple[KeyHolder, tokens.Claims]:
+    """Give the holder of a key of `hub` who signed a token for this request, and the token's claims.
+
+    `snapshot` gives the keys there are; it is not called for a request without a token. Raises
+    NotAuthenticated, AuthenticationFailed.
+    """
+    scheme, _, token = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise _refused(
+            NotAuthenticated(
+                "Send “Authorization: Bearer <token>”: a JWT signed with an access key, its audience the requested URL."
+            )
+        )
+    token, keys = token.strip(), snapshot().keys_of(hub)
+    try:
+        claims = tokens.verify_for_request(
+            token,
+            keys,
+            endpoints.accepted(request),
+            raw_path(request),
+            request.META.get("QUERY_STRING", ""),
+            now=time.time(),
+            skew=conf.settings.CLOCK_SKEW_SECS,
+        )
+    except tokens.InvalidToken as problem:
+        text = str(problem)
+        raise _refused(AuthenticationFailed(f"{text[:1].upper()}{text[1:]}.")) from None
+    return KeyHolder(hub, _fingerprint(token, keys) if conf.settings.REST_RATE else ""), claims
+
+
+def _refused(problem: APIException) -> APIException:
+    # Where DRF's views note it, for those who raise it elsewhere.
+    problem.auth_header = _CHALLENGE  # type: ignore[attr-defined]
+    return problem
+
+
 class AccessKeyAuthentication(authentication.BaseAuthentication):
     """`Authorization: Bearer` with a JWT that a key of the hub in the path signed for this request."""
 
     def authenticate(self, request: Request) -> tuple[KeyHolder, tokens.Claims]:
         """Give the key holder and the token's claims. Raises NotAuthenticated, AuthenticationFailed."""
-        scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise NotAuthenticated(
-                "Send “Authorization: Bearer <token>”: a JWT signed with an access key, its audience the requested URL."
-            )
-        hub = str(request.parser_context["kwargs"]["hub"])
-        django_request = request._request
-        token, keys = token.strip(), hub_settings.current().keys_of(hub)
-        try:
-            claims = tokens.verify_for_request(
-                token,
-                keys,
-                endpoints.accepted(django_request),
-                raw_path(django_request),
-                django_request.META.get("QUERY_STRING", ""),
-                now=time.time(),
-                skew=conf.settings.CLOCK_SKEW_SECS,
-            )
-        except tokens.InvalidToken as problem:
-            text = str(problem)
-            raise AuthenticationFailed(f"{text[:1].upper()}{text[1:]}.") from None
-        return KeyHolder(hub, _fingerprint(token, keys) if conf.settings.REST_RATE else ""), claims
+        return key_holder(request._request, str(request.parser_context["kwargs"]["hub"]), hub_settings.current)
 
     def authenticate_header(self, request: Request) -> str:
         """The challenge of a 401."""
-        return "Bearer"
+        return _CHALLENGE
 
 
 def _fingerprint(token: str, keys: Iterable[str]) -> str:

@@ -2,19 +2,24 @@
 
 The order in which a request is judged is a promise to its callers: version, token, rate, hub, the
 names in the path, the parameters, and the body last. Whatever is refused has changed nothing.
+
+Two doors keep that promise: DRF's way through the view below, and the lane for the verbs that send
+(hubs/rest/lane.py). Both call the functions here and those of the modules beside, on the same request
+object; neither has a rule of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from hubs import conf, hub_settings
+from hubs import conf, hub_settings, operations
 from hubs.protocols.json import MAX_TTL_SECS
 from hubs.rest import bodies, exceptions, metadata
 from hubs.rest.authentication import AccessKeyAuthentication
@@ -44,15 +49,9 @@ class DataPlane(ViewSet):
         """Check what all operations have in common, and the parameters that the row lets pass on."""
         super().initial(request, *args, **kwargs)
         self.parameters = Parameters(request.query_params)
-        if "hub" in kwargs:
-            self.hub = _hub(kwargs["hub"])
-        if not names.is_group_name(kwargs.get("group", "g")):
-            raise BadRequest("Invalid group name.", target="group")
-        if kwargs.get("user_id", "u").isspace():
-            raise BadRequest("Invalid user ID.", target="userId")
-        self.arguments = {
-            option: read(self.parameters) for name, (option, read) in _OPTIONS.items() if name in self.row.options
-        }
+        check_names(kwargs, hub_settings.current)
+        self.hub = names.canonical_hub(kwargs.get("hub", ""))
+        self.arguments = passed_on(self.row.options, self.parameters)
 
     def get_exception_handler(self) -> Any:
         """Errors look as everywhere in this room."""
@@ -71,25 +70,49 @@ class DataPlane(ViewSet):
         """Call a verb of `hubs.operations` on the hub and give its result."""
         return async_to_sync(verb)(self.hub, *arguments, **options)
 
-    def publish(self, verb: Callable[..., Awaitable[None]], *target: str) -> Response:
-        """Send the body's message with a verb that sends."""
-        request = self.request._request
-        said = metadata.of_request(request)
-        self.perform(verb, *target, bodies.message(request), metadata=said, **self.arguments)
-        return self.done()
-
     def close_all(self, verb: Callable[..., Awaitable[None]], *target: str) -> Response:
         """Close many connections with a verb that does."""
         self.perform(verb, *target, **self.arguments)
         return self.done()
 
 
-def _hub(name: str) -> str:
+class Receivers(DataPlane):
+    """What messages can be sent to. A message to nobody is accepted."""
+
+    def send(self, request: Request, **named: str) -> Response:
+        """Send the body's message to what the path names."""
+        async_to_sync(send)(self.row.sends, named, request._request, self.arguments)
+        return self.done()
+
+
+async def send(verb: str, named: Mapping[str, str], request: HttpRequest, arguments: Mapping[str, Any]) -> None:
+    """Send the message in a request's body, with a verb of `hubs.operations`, to what its path names."""
+    hub, *target = named.values()
+    said = metadata.of_request(request)
+    message = bodies.message(request)
+    await getattr(operations, verb)(names.canonical_hub(hub), *target, message, metadata=said, **arguments)
+
+
+def check_names(named: Mapping[str, str], snapshot: Callable[[], hub_settings.Snapshot]) -> None:
+    """Check what a path names, its hub first. Raises BadRequest, NotExisted."""
+    if "hub" in named:
+        _check_hub(named["hub"], snapshot)
+    if not names.is_group_name(named.get("group", "g")):
+        raise BadRequest("Invalid group name.", target="group")
+    if named.get("user_id", "u").isspace():
+        raise BadRequest("Invalid user ID.", target="userId")
+
+
+def _check_hub(name: str, snapshot: Callable[[], hub_settings.Snapshot]) -> None:
     if not names.is_hub_name(name):
         raise BadRequest("Invalid hub name.", target="hub")
-    if conf.settings.REQUIRE_KNOWN_HUBS and not hub_settings.current().hub(name).known:
+    if conf.settings.REQUIRE_KNOWN_HUBS and not snapshot().hub(name).known:
         raise NotExisted(f"Hub `{name}` is not found.", target="hub", code="Error.Hub.NotExisted")
-    return names.canonical_hub(name)
+
+
+def passed_on(options: tuple[str, ...], parameters: Parameters) -> dict[str, Any]:
+    """Read the parameters that go on to a row's verb, by the names that it gives them. Raises BadRequest."""
+    return {option: read(parameters) for name, (option, read) in _OPTIONS.items() if name in options}
 
 
 def checked_filter(text: str | None) -> str | None:

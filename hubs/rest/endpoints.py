@@ -7,6 +7,7 @@ prefix under which a project mounts the service belongs to the address.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings as django_settings
@@ -17,6 +18,15 @@ from hubs import conf
 from hubs import endpoints as hubs_endpoints
 from hubs.rest.paths import script_name
 
+# Host headers are what a client likes to send, so few are remembered, and no long ones.
+REMEMBERED_ENDPOINTS = 128
+MAX_REMEMBERED_CHARACTERS = 512
+
+_HEADERS = (
+    ("host", "HTTP_HOST"),
+    ("x-forwarded-host", "HTTP_X_FORWARDED_HOST"),
+    ("x-forwarded-proto", "HTTP_X_FORWARDED_PROTO"),
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -54,18 +64,31 @@ def for_clients(request: HttpRequest) -> str:
 
 def of_request(request: HttpRequest) -> str | None:
     """The endpoint a request was sent to; None when it names no host, or one that is not allowed."""
-    requested = hubs_endpoints.requested(request.scheme or "http", request.headers)
+    # The three that count; Django's own mapping reads all there are, and that costs more than all that is done here.
+    headers = tuple((name, request.META[key]) for name, key in _HEADERS if key in request.META)
+    # An empty list means loopback only, as in django.http.HttpRequest.get_host with DEBUG.
+    allowed = tuple(django_settings.ALLOWED_HOSTS or [".localhost", "127.0.0.1", "[::1]"])
+    short = sum(len(value) for _, value in headers) <= MAX_REMEMBERED_CHARACTERS
+    own = (_remembered if short else _allowed_endpoint)(
+        request.scheme or "http", headers, conf.settings.TRUST_FORWARDED_HEADERS, allowed
+    )
+    return None if own is None else f"{own}{script_name(request)}"
+
+
+def _allowed_endpoint(
+    scheme: str, headers: tuple[tuple[str, str], ...], trusted: bool, allowed: tuple[str, ...]
+) -> str | None:
+    # `trusted` is what hubs/endpoints.py reads for itself: it is here so that a remembered answer depends on it.
+    requested = hubs_endpoints.requested(scheme, dict(headers))
     if requested is None:
         return None
     requested = requested.lower()
     domain, _ = split_domain_port(requested.partition("://")[2])
-    return f"{requested}{script_name(request)}" if domain and _is_allowed(domain) else None
+    return requested if domain and validate_host(domain, allowed) else None
 
 
-def _is_allowed(domain: str) -> bool:
-    # An empty list means loopback only, as in django.http.HttpRequest.get_host with DEBUG.
-    allowed = django_settings.ALLOWED_HOSTS or [".localhost", "127.0.0.1", "[::1]"]
-    return validate_host(domain, allowed)
+# Callers come by few names, and each of them comes often.
+_remembered = lru_cache(maxsize=REMEMBERED_ENDPOINTS)(_allowed_endpoint)
 
 
 def _port(url: SplitResult) -> int | None:

@@ -9,8 +9,9 @@
         ├── Unsupported        415  Error.UnsupportedMediaType
         └── Unavailable        503  Error.ServiceUnavailable
 
-Views raise these, DRF's own (401, 405, 429 …) or let a Refusal of `hubs.errors` pass; `handler`
-answers all of them alike. SDKs take the code from the `x-ms-error-code` header or from the body.
+Views raise these, DRF's own (401, 405, 429 …) or let a Refusal of `hubs.errors` pass; `answer` answers
+all of them alike, whether a view met them or the lane (hubs/rest/lane.py). SDKs take the code from the
+`x-ms-error-code` header or from the body.
 """
 
 from __future__ import annotations
@@ -133,7 +134,12 @@ def error(
 def handler(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """Answer whatever a view raised. The contract is DRF's EXCEPTION_HANDLER."""
     set_rollback()
-    row = getattr(context["view"], "row", None)
+    view = context["view"]
+    return answer(problem, context["request"], getattr(view, "row", None), name=type(view).__name__)
+
+
+def answer(problem: Exception, request: Any, row: Any = None, *, name: str = "") -> HttpResponse:
+    """Answer whatever was raised while a request was handled: one of `row`, or else of the view `name`."""
     match problem:
         case Problem():
             return error(problem.status_code, str(problem.detail), code=problem.code, target=problem.target)
@@ -159,16 +165,14 @@ def handler(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
         case SuspiciousOperation():
             # Too many parameters, for instance. Django's texts name its settings, so ours is used.
             return error(HTTPStatus.BAD_REQUEST, "The request is malformed or has too many parameters.")
-    return _unexpected(problem, context)
+    return _unexpected(problem, request, f"{row.method} {row.path}" if row else name)
 
 
-def _unexpected(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
+def _unexpected(problem: Exception, request: Any, what: str) -> HttpResponse:
     """Log a fault for us and tell the caller nothing of it. The path is left out of the log: it names users."""
-    row = getattr(context["view"], "row", None)
-    what = f"{row.method} {row.path}" if row else type(context["view"]).__name__
     logger.error("%s failed", what, exc_info=problem)
     # What Django sends for views of its own, so that error reporters and the test client notice.
-    got_request_exception.send(sender=None, request=context["request"])
+    got_request_exception.send(sender=None, request=request)
     return error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 
 

@@ -10,6 +10,7 @@ from hubs.protocols.metadata import MAX_KEY_BYTES, MAX_TOTAL_BYTES, MAX_VALUE_BY
 from hubs.rest.exceptions import BadRequest
 
 PREFIX = "x-webpubsub-metadata-"
+_PREFIX_BYTES = PREFIX.encode()
 
 
 def of_request(request: HttpRequest) -> Mapping[str, str] | None:
@@ -18,12 +19,10 @@ def of_request(request: HttpRequest) -> Mapping[str, str] | None:
     A header that repeats, or lists several values with commas, says its last value.
     """
     metadata: dict[str, str] = {}
-    for name, value in _headers(request):
-        if name.startswith(PREFIX):
-            # Taken out first, so that the order is the one of the last values too.
-            key = name.removeprefix(PREFIX)
-            metadata.pop(key, None)
-            metadata[key] = value.rpartition(",")[2].strip()
+    for key, value in _headers(request):
+        # Taken out first, so that the order is the one of the last values too.
+        metadata.pop(key, None)
+        metadata[key] = value.rpartition(",")[2].strip()
     if not is_metadata(metadata.items()):
         raise BadRequest(
             f"Metadata headers have keys of 1 to {MAX_KEY_BYTES} characters and ASCII values of at most "
@@ -34,10 +33,13 @@ def of_request(request: HttpRequest) -> Mapping[str, str] | None:
 
 
 def _headers(request: HttpRequest) -> Iterator[tuple[str, str]]:
-    """The headers as they came: Django's own mapping takes `_` and `-` for the same, and some keys have both."""
+    """Keys and values as they came: Django's own mapping takes `_` and `-` for the same, and some keys have both."""
     scope = getattr(request, "scope", None)
     if scope is None:
-        yield from ((name.lower(), value) for name, value in request.headers.items())
+        for name, value in request.headers.items():
+            if name.lower().startswith(PREFIX):
+                yield name.lower().removeprefix(PREFIX), value
         return
     for name, value in scope.get("headers", ()):
-        yield name.decode("latin-1").lower(), value.decode("latin-1")
+        if name[: len(PREFIX)].lower() == _PREFIX_BYTES:
+            yield name[len(PREFIX) :].decode("latin-1").lower(), value.decode("latin-1")

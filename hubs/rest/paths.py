@@ -37,4 +37,5 @@ def segments(path: str) -> tuple[str, ...]:
 
     Raises UnicodeDecodeError for bytes that are not UTF-8.
     """
-    return tuple(unquote(part, errors="strict") for part in path.removeprefix("/").removesuffix("/").split("/"))
+    parts = path.removeprefix("/").removesuffix("/").split("/")
+    return tuple(unquote(part, errors="strict") for part in parts) if "%" in path else tuple(parts)

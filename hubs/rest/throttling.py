@@ -67,35 +67,40 @@ class PerAddress(_NegotiateRate):
         return self.cache_format % {"scope": self.scope, "ident": _neighbourhood(self.get_ident(request) or "")}
 
 
-class PerKey(BaseThrottle):
-    """Data plane calls made with one access key.
+def secs_to_wait(key: str) -> float | None:
+    """Count a data plane call made with an access key; None when it may be answered, else seconds until the next may.
 
-    Servers call often, so a call costs one counter, not a list of times as above: calls are counted
-    in periods of fixed length. Around the turn of a period a key may get up to twice its rate.
+    `key` is what KeyHolder has of it. Servers call often, so a call costs one counter, not a list of times
+    as above: calls are counted in periods of fixed length. Around the turn of a period a key may
+    get up to twice its rate.
     """
+    rate = conf.settings.REST_RATE
+    if rate is None or not key:
+        return None
+    most, _, unit = rate.partition("/")
+    period = _PERIOD_SECS[unit[0]]
+    number, gone = divmod(time.time(), period)
+    counter = f"rest_rate:{key}:{int(number)}"
+    try:
+        cache.add(counter, 0, timeout=period + 1)
+        return None if cache.incr(counter) <= int(most) else period - gone
+    except Exception as problem:
+        # A cache that is away says nothing about this caller; refusing everybody would be worse than not counting.
+        logger.warning("Calls cannot be counted: %s", problem)
+        return None
 
-    _waiting = 0.0
+
+class PerKey(BaseThrottle):
+    """Data plane calls made with one access key."""
+
+    _waiting: float | None = None
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         """Count the call; False when the key has had its calls of this period."""
-        rate = conf.settings.REST_RATE
-        key = getattr(request.user, "key", None)
-        if rate is None or not key:
-            return True
-        most, _, unit = rate.partition("/")
-        period = _PERIOD_SECS[unit[0]]
-        number, gone = divmod(time.time(), period)
-        self._waiting = period - gone
-        counter = f"rest_rate:{key}:{int(number)}"
-        try:
-            cache.add(counter, 0, timeout=period + 1)
-            return cache.incr(counter) <= int(most)
-        except Exception as problem:
-            # A cache that is away says nothing about this caller; refusing everybody would be worse than not counting.
-            logger.warning("Calls cannot be counted: %s", problem)
-            return True
+        self._waiting = secs_to_wait(getattr(request.user, "key", ""))
+        return self._waiting is None
 
-    def wait(self) -> float:
+    def wait(self) -> float | None:
         """Seconds until the next period."""
         return self._waiting
 

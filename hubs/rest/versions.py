@@ -20,17 +20,22 @@ NEWEST = SUPPORTED[-1]
 SUPPORTED_HEADER = ("api-supported-versions", ", ".join(SUPPORTED))
 
 
+def named(parameters: Parameters) -> str:
+    """Give the version a request names. Raises BadRequest."""
+    version = parameters.one(PARAMETER)
+    if version is None:
+        return NEWEST
+    if version not in SUPPORTED:
+        raise BadRequest(
+            f"This {PARAMETER} is not supported. Use one of {SUPPORTED_HEADER[1]}, or leave it out.",
+            target=PARAMETER,
+        )
+    return version
+
+
 class ApiVersion(BaseVersioning):
     """Reads the version before anything else of a request is looked at."""
 
     def determine_version(self, request: Request, *args: Any, **kwargs: Any) -> str:
         """Give the version a request names. Raises BadRequest."""
-        version = Parameters(request.query_params).one(PARAMETER)
-        if version is None:
-            return NEWEST
-        if version not in SUPPORTED:
-            raise BadRequest(
-                f"This {PARAMETER} is not supported. Use one of {SUPPORTED_HEADER[1]}, or leave it out.",
-                target=PARAMETER,
-            )
-        return version
+        return named(Parameters(request.query_params))

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from hubs import client_urls, errors, operations
 from hubs.rest import bodies, endpoints, paging
-from hubs.rest.data_plane import DataPlane, checked_filter
+from hubs.rest.data_plane import DataPlane, Receivers, checked_filter
 from hubs.rest.exceptions import BadRequest
 from hubs.rules import names, roles, tokens
 
@@ -76,12 +76,8 @@ def _check_client_type(name: str | None) -> None:
         raise BadRequest(f"This service has no endpoint for {name} clients; use Default.", target="clientType")
 
 
-class Everybody(DataPlane):
+class Everybody(Receivers):
     """All connections of a hub, or those of them that a filter chooses."""
-
-    def send(self, request: Request, hub: str) -> Response:
-        """Send to all."""
-        return self.publish(operations.send_to_all)
 
     def close(self, request: Request, hub: str) -> Response:
         """Close all."""
@@ -111,7 +107,7 @@ def _groups_and_filter(request: Request) -> tuple[tuple[str, ...], str | None]:
     return tuple(dict.fromkeys(groups)), checked_filter(text)
 
 
-class Connections(DataPlane):
+class Connections(Receivers):
     """One connection."""
 
     def exists(self, request: Request, hub: str, connection_id: str) -> Response:
@@ -119,10 +115,6 @@ class Connections(DataPlane):
         if not self.perform(operations.connection_exists, connection_id):
             raise errors.NotFound(f"Connection `{connection_id}` is not found.")
         return self.done()
-
-    def send(self, request: Request, hub: str, connection_id: str) -> Response:
-        """Send to it. A message to nobody is accepted."""
-        return self.publish(operations.send_to_connection, connection_id)
 
     def close(self, request: Request, hub: str, connection_id: str) -> Response:
         """Close it, and tell its client why. Closing what is not there succeeds."""
@@ -137,7 +129,7 @@ class Connections(DataPlane):
         return self.done()
 
 
-class Groups(DataPlane):
+class Groups(Receivers):
     """The members of one group."""
 
     def exists(self, request: Request, hub: str, group: str) -> Response:
@@ -145,10 +137,6 @@ class Groups(DataPlane):
         if not self.perform(operations.group_exists, group):
             raise errors.NotFound(f"Group `{group}` is not found.")
         return self.done()
-
-    def send(self, request: Request, hub: str, group: str) -> Response:
-        """Send to its members."""
-        return self.publish(operations.send_to_group, group)
 
     def close(self, request: Request, hub: str, group: str) -> Response:
         """Close its members."""
@@ -181,7 +169,7 @@ def _member(connection_id: str, user_id: str | None) -> dict[str, str]:
     return {"connectionId": connection_id} | ({} if user_id is None else {"userId": user_id})
 
 
-class Users(DataPlane):
+class Users(Receivers):
     """All present connections of one user."""
 
     def exists(self, request: Request, hub: str, user_id: str) -> Response:
@@ -189,10 +177,6 @@ class Users(DataPlane):
         if not self.perform(operations.user_exists, user_id):
             raise errors.NotFound(f"User `{user_id}` is not found.")
         return self.done()
-
-    def send(self, request: Request, hub: str, user_id: str) -> Response:
-        """Send to all of them."""
-        return self.publish(operations.send_to_user, user_id)
 
     def close(self, request: Request, hub: str, user_id: str) -> Response:
         """Close all of them."""

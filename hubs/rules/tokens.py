@@ -6,35 +6,56 @@ hub opens no other. Audiences are compared after normalising what the official S
 different ways: letter case, the scheme's default port, one trailing slash.
 
 The signature is PyJWT's work. Times are checked here, because this room has no clock.
+
+A server that sends much presents the same token again and again: SDKs sign the address and the second.
+What a token says, and whether that is for an address, depends on nothing but the texts compared, keys
+among them; so the last answers are remembered. Times are looked at in every request.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import jwt
+from jwt.algorithms import HMACAlgorithm
 
 Claims = Mapping[str, Any]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 MAX_TOKEN_CHARACTERS = 64 * 1024
+# A token or an address that is longer than this is looked at each time: what is remembered is bounded in bytes, too.
+MAX_REMEMBERED_CHARACTERS = 2048
+REMEMBERED_TOKENS = 1024
 # Seconds since the epoch; far beyond any calendar, and still a number to reckon with.
 MAX_TIME = 2**63
 
-# Times and audience are checked below, with the caller's clock; only the signature is PyJWT's.
-_SIGNATURE_ONLY: Any = {
-    "verify_signature": True,
-    "verify_exp": False,
-    "verify_nbf": False,
-    "verify_iat": False,
-    "verify_aud": False,
-    "verify_iss": False,
-    "verify_sub": False,
-    "verify_jti": False,
-}
+_ALGORITHM = "HS256"
+
+
+class _HS256(HMACAlgorithm):
+    """PyJWT's, but it looks only once whether a key is fit for it, which costs more than the signature does."""
+
+    def __init__(self) -> None:
+        super().__init__(HMACAlgorithm.SHA256)
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """Give a key as bytes. Raises jwt.InvalidKeyError."""
+        return _fit_key(key)
+
+
+@lru_cache(maxsize=256)
+def _fit_key(key: str | bytes) -> bytes:
+    return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(key)
+
+
+# Signatures alone: times and audience are checked below, with the caller's clock.
+_signatures = jwt.PyJWS(algorithms=[])
+_signatures.register_algorithm(_ALGORITHM, _HS256())
 
 
 class InvalidToken(ValueError):
@@ -43,7 +64,7 @@ class InvalidToken(ValueError):
 
 def sign(claims: Claims, key: str) -> str:
     """Sign `claims` as a compact JWT with HS256."""
-    return jwt.encode(dict(claims), key, algorithm="HS256")
+    return jwt.encode(dict(claims), key, algorithm=_ALGORITHM)
 
 
 def verify(token: str, keys: Iterable[str], audiences: Iterable[str], *, now: float, skew: float) -> Claims:
@@ -52,7 +73,8 @@ def verify(token: str, keys: Iterable[str], audiences: Iterable[str], *, now: fl
     `now` is in seconds since the epoch, `skew` in seconds. `exp` is required, `nbf` is honoured,
     issuer and `iat` are not looked at. Raises InvalidToken.
     """
-    claims = _timely_claims(token, keys, now, skew)
+    claims = _signed_claims(token, keys)
+    _check_times(claims, now, skew)
     accepted = {normal_audience(audience) for audience in audiences}
     if accepted.isdisjoint(normal_audience(audience) for audience in strings(claims.get("aud"))):
         raise InvalidToken("the token is made out to another address (aud)")
@@ -68,12 +90,24 @@ def verify_for_request(
     token's audience is that address at one of `endpoints`, with the query or without. Times as in
     `verify`. Raises InvalidToken.
     """
-    claims = _timely_claims(token, keys, now, skew)
-    places = {_authority_and_rest(endpoint) for endpoint in endpoints}
-    targets = {(authority, _folded_path(f"{(prefix or '').rstrip('/')}{path}")) for authority, prefix in places}
-    if not any(_is_for(audience, targets, query) for audience in strings(claims.get("aud"))):
+    short = len(token) <= MAX_REMEMBERED_CHARACTERS
+    claims = (_remembered_claims if short else _signed_claims)(token, tuple(keys))
+    _check_times(claims, now, skew)
+    audiences = tuple(strings(claims.get("aud")))
+    known_as = tuple(endpoints)
+    short = short and len(path) + len(query) + sum(map(len, known_as)) <= MAX_REMEMBERED_CHARACTERS
+    if not (_remembered_address if short else _names_address)(audiences, known_as, path, query):
         raise InvalidToken("the token is made out to another address (aud)")
     return claims
+
+
+def _names_address(audiences: tuple[str, ...], endpoints: tuple[str, ...], path: str, query: str) -> bool:
+    places = {_authority_and_rest(endpoint) for endpoint in endpoints}
+    targets = {(authority, _folded_path(f"{(prefix or '').rstrip('/')}{path}")) for authority, prefix in places}
+    return any(_is_for(audience, targets, query) for audience in audiences)
+
+
+_remembered_address = lru_cache(maxsize=REMEMBERED_TOKENS)(_names_address)
 
 
 def _is_for(audience: str, targets: set[tuple[str | None, str]], query: str) -> bool:
@@ -110,8 +144,7 @@ def _query_forms(query: str) -> set[str]:
     return {query.lower(), unquote_plus(query).lower()}
 
 
-def _timely_claims(token: str, keys: Iterable[str], now: float, skew: float) -> Claims:
-    claims = _signed_claims(token, keys)
+def _check_times(claims: Claims, now: float, skew: float) -> None:
     expires = _number(claims, "exp")
     if expires is None:
         raise InvalidToken("the token has no expiry (exp)")
@@ -120,7 +153,6 @@ def _timely_claims(token: str, keys: Iterable[str], now: float, skew: float) -> 
     not_before = _number(claims, "nbf")
     if not_before is not None and not_before - skew > now:
         raise InvalidToken("the token is not valid yet (nbf)")
-    return claims
 
 
 def _signed_claims(token: str, keys: Iterable[str]) -> Claims:
@@ -128,7 +160,9 @@ def _signed_claims(token: str, keys: Iterable[str]) -> Claims:
         raise InvalidToken("the token is too long")
     for key in keys:
         try:
-            claims = jwt.decode(token, key, algorithms=["HS256"], options=_SIGNATURE_ONLY)
+            claims: Any = json.loads(_signatures.decode(token, key, algorithms=[_ALGORITHM]))
+            if not isinstance(claims, dict):
+                raise jwt.DecodeError
             # Half a surrogate pair can be written in JSON, and then on no wire that the claims go out by.
             json.dumps(claims, ensure_ascii=False).encode()
             return claims
@@ -138,6 +172,12 @@ def _signed_claims(token: str, keys: Iterable[str]) -> Claims:
         except (jwt.PyJWTError, RecursionError, ValueError):
             raise InvalidToken("the token is not a JWT signed with HS256") from None
     raise InvalidToken("the token is not signed with a key of this service")
+
+
+@lru_cache(maxsize=REMEMBERED_TOKENS)
+def _remembered_claims(token: str, keys: tuple[str, ...]) -> Claims:
+    # Only what was signed is remembered: what cannot be trusted takes no place from what can.
+    return MappingProxyType(_signed_claims(token, keys))
 
 
 def _number(claims: Claims, name: str) -> float | None:

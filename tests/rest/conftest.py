@@ -14,6 +14,7 @@ from django.test import Client
 from hubs import conf, hub_settings
 from hubs.models import AccessKey, Hub
 
+from .doors import DJANGO, LANE, ThroughLane
 from .doubles import Recorder
 
 # The name by which Django's test client calls the service, and the endpoint of its settings.
@@ -31,9 +32,18 @@ def _fresh_process() -> Iterator[None]:
 
 
 @pytest.fixture
-def client() -> Client:
+def door() -> str:
+    """Which way requests take; modules that are about sending try both."""
+    return DJANGO
+
+
+@pytest.fixture
+def client(door: str) -> Client:
     """A caller that reaches the service by its public endpoint."""
-    return Client(headers={"host": HOST})
+    made = Client(headers={"host": HOST})
+    if door == LANE:
+        made.handler = ThroughLane()
+    return made
 
 
 @pytest.fixture

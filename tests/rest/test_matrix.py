@@ -21,6 +21,7 @@ from hubs.rest.table import ROWS, Row
 from hubs.rest.versions import NEWEST
 
 from .conftest import ENDPOINT
+from .doors import DJANGO, LANE
 from .doubles import GONE, Recorder
 
 pytestmark = pytest.mark.django_db
@@ -206,11 +207,26 @@ FAMILIES: tuple[Callable[[Row], Iterator[Case]], ...] = (
 HUB_ROWS = [row for row in ROWS if "{hub}" in row.path]
 
 
+def doors(row: Row) -> tuple[str, ...]:
+    """The ways to a row: what sends is answered by the lane, too."""
+    return (DJANGO, LANE) if row.sends else (DJANGO,)
+
+
+ROWS_BY_DOOR = [
+    pytest.param(door, row, id=f"{row.method} {row.path} ({door})")
+    for row in HUB_ROWS
+    if row.verb != "generate"
+    for door in doors(row)
+]
+
+
 def cases() -> Iterator[Any]:
     for row in HUB_ROWS:
         everything = [("good", good(row), done(row)), *(case for family in FAMILIES for case in family(row))]
-        for name, asked, expected in everything:
-            yield pytest.param(asked, expected, id=f"{row.method} {row.path.removeprefix('/api/hubs')} {name}")
+        for door in doors(row):
+            for name, asked, expected in everything:
+                shown = f"{row.method} {row.path.removeprefix('/api/hubs')} {name} ({door})"
+                yield pytest.param(door, asked, expected, id=shown)
 
 
 CASES = list(cases())
@@ -257,26 +273,25 @@ def test_the_matrix_is_as_large_as_it_should_be() -> None:
     assert len(CASES) >= 400
 
 
-@pytest.mark.parametrize(("asked", "expected"), CASES)
-def test_matrix(client, keys, hub_keys, recorder, asked, expected) -> None:
+@pytest.mark.parametrize(("door", "asked", "expected"), CASES)
+def test_matrix(client, keys, hub_keys, recorder, door, asked, expected) -> None:
     known = {"service": keys[0], "stranger's": "s" * 44, "elsewhere's": hub_keys("elsewhere")[0]}
     check(make(client, known, asked), expected, recorder)
+    if door == LANE:
+        # Other methods are none of its business.
+        assert client.handler.reached_django == (expected.status == 405)
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in HUB_ROWS if row.verb != "generate"], ids=lambda row: f"{row.method} {row.path}"
-)
-def test_what_the_service_cannot_do_now(client, keys, recorder, row) -> None:
+@pytest.mark.parametrize(("door", "row"), ROWS_BY_DOOR)
+def test_what_the_service_cannot_do_now(client, keys, recorder, door, row) -> None:
     recorder.fail_with = Unavailable("The other servers of this service cannot be reached.")
     response = make(client, {"service": keys[0]}, good(row))
     check(response, Expected(503, "Error.ServiceUnavailable", None, asked=True), recorder)
     assert response["Retry-After"] == "1"
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in HUB_ROWS if row.verb != "generate"], ids=lambda row: f"{row.method} {row.path}"
-)
-def test_what_would_be_too_many(client, keys, recorder, row) -> None:
+@pytest.mark.parametrize(("door", "row"), ROWS_BY_DOOR)
+def test_what_would_be_too_many(client, keys, recorder, door, row) -> None:
     recorder.fail_with = TooMany("This is one more than there may be.")
     response = make(client, {"service": keys[0]}, good(row))
     code = {409: "Error.Connection.Conflict", 429: "Error.TooManyRequests"}[row.too_many]
@@ -291,6 +306,7 @@ def test_the_secondary_key_and_a_key_of_the_hub_open_too(client, keys, hub_keys,
         assert make(client, {"service": key}, good(row)).status_code == row.ok
 
 
+@pytest.mark.parametrize("door", [DJANGO, LANE])
 def test_nothing_of_a_request_is_logged(client, keys, recorder, caplog) -> None:
     for row in HUB_ROWS:
         make(client, {"service": keys[0]}, good(row))
@@ -298,6 +314,7 @@ def test_nothing_of_a_request_is_logged(client, keys, recorder, caplog) -> None:
     assert not [record for record in caplog.records if record.name.startswith(("hubs", "django"))]
 
 
+@pytest.mark.parametrize("door", [DJANGO, LANE])
 def test_the_bound_of_a_message_is_a_setting(client, keys, recorder, configure) -> None:
     configure(MAX_MESSAGE_BYTES=2048)
     assert conf.settings.MAX_MESSAGE_BYTES == 2048

@@ -9,11 +9,15 @@ import pytest
 
 from hubs.protocols.frames import BINARY, JSON, TEXT, Payload
 
+from .doors import DJANGO, LANE
+
 pytestmark = pytest.mark.django_db
 
 HUB = "/api/hubs/Chat"
 PLAIN: dict[str, Any] = {"content_type": "text/plain"}
 HI = Payload(TEXT, b"hi")
+
+BOTH_DOORS = pytest.mark.parametrize("door", [DJANGO, LANE])
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,7 @@ def test_verbs(call, recorder, method, path, verb, arguments):
     assert recorder.only == (verb, {"hub": "chat", **arguments})
 
 
+@BOTH_DOORS
 @pytest.mark.parametrize(
     ("path", "verb", "target", "options"),
     [
@@ -79,12 +84,14 @@ def test_sending(call, recorder, path, verb, target, options):
     ]
 
 
+@BOTH_DOORS
 @pytest.mark.parametrize("filter", ["", "?filter="])
 def test_an_empty_filter_is_none(call, recorder, filter):
     assert call("POST", f"{HUB}/:send{filter}", data="hi", **PLAIN).status_code == 202
     assert recorder.only[1]["filter"] is None
 
 
+@BOTH_DOORS
 @pytest.mark.parametrize(
     ("content_type", "data", "payload"),
     [
