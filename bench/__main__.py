@@ -7,9 +7,11 @@ they measured is in `bench/results/`, as of each bench alone.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from rich.console import Console
 
 from bench import ratios
 from bench.report import RESULTS
-from bench.servers import ROOT
+from bench.servers import ROOT, SET_UPS
 
 # In this order: the long ones last, but for the one that everything is about.
 BENCHES = ("fanout", "rest", "upstream", "connections", "scale", "azure", "slow")
@@ -37,9 +39,10 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _run(name: str, quick: bool) -> int:
+def _run(name: str, quick: bool, set_ups: str) -> int:
     options = SHORT.get(name, ("--quick",)) if quick else ()
-    process = subprocess.Popen([sys.executable, "-m", f"bench.{name}", *options], cwd=ROOT)
+    env = os.environ | {SET_UPS: set_ups}
+    process = subprocess.Popen([sys.executable, "-m", f"bench.{name}", *options], cwd=ROOT, env=env)
     try:
         return process.wait(MOST_SECS)
     except BaseException:
@@ -71,15 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     ended = 0
     try:
-        for name in options.only:
-            console.rule(f"bench.{name}")
-            since = time.time()
-            code = _run(name, options.quick)
-            if code:
-                failed.append(f"bench.{name} ended with status {code}")
-            path = _newest(name, since)
-            if path is not None:
-                results[name] = path
+        with tempfile.TemporaryDirectory(prefix="bench-") as set_ups:
+            for name in options.only:
+                console.rule(f"bench.{name}")
+                since = time.time()
+                code = _run(name, options.quick, set_ups)
+                if code:
+                    failed.append(f"bench.{name} ended with status {code}")
+                path = _newest(name, since)
+                if path is not None:
+                    results[name] = path
     except KeyboardInterrupt:
         ended = 130
     except subprocess.TimeoutExpired as late:

@@ -50,6 +50,7 @@ from bench.holding import (
     keep_to_own_core,
     let_go,
     one_of,
+    read_options,
     say,
     seconds,
     whole,
@@ -302,7 +303,7 @@ def _verdict(kind: Kind, steps: Sequence[Step], most: int) -> str:
     best = max(held, key=lambda step: step.units)
     more = []
     if best.connections < best.units * UNIT_CONNECTIONS:
-        more.append(f"on {best.connections:,} connections, more of which the limit of open files forbids")
+        more.append(f"on {best.connections:,} connections, since more may not be open")
     if best.units == most:
         more.append("and more was not tried")
     elif best.usage.generator_share > 0.9 or any(not step.held and step.usage.generator_share > 0.9 for step in steps):
@@ -326,13 +327,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         help="stop when the first load not held is within a unit, or this part, of the last one held (%(default)s)",
     )
     parser.add_argument("--secs", type=seconds(1, 120), default=10.0, help="of each step (default: %(default)g)")
+    parser.add_argument(
+        "--connections",
+        type=whole(MEMBERS_OF_SMALL, 100_000),
+        help="never more than these, whatever the traffic (default: as many as may be open)",
+    )
     parser.add_argument("--quick", action="store_true", help="one unit for two seconds")
     parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    options = parser.parse_args(argv)
-    if options.quick:
-        options.first = options.most = 1
-        options.secs = 2.0
-    return options
+    return read_options(parser, argv, first=1, most=1, secs=2.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -340,7 +342,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     interruptible()
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    allowed = allow_files(options.most * UNIT_CONNECTIONS)
+    wanted = options.most * UNIT_CONNECTIONS
+    allowed = allow_files(min(wanted, options.connections or wanted))
     both = keep_to_own_core()
     steps: list[Step] = []
     verdicts: list[str] = []

@@ -522,12 +522,20 @@ class Crowd:
     async def _drained(self) -> None:
         """Wait until everything sent has arrived, or nothing has for a while; then whether more comes."""
         self._last_arrival = time.perf_counter()
-        while self._under_way > 0 and time.perf_counter() - self._last_arrival < PATIENCE_SECS / 3:
+        while self._is_owed() and time.perf_counter() - self._last_arrival < PATIENCE_SECS / 3:
             self._sweep(LOOK_SECS)
             await asyncio.sleep(0)
         arrived = self._last_arrival
         self._sweep(SURPLUS_SECS)
         self._last_arrival = arrived
+
+    def _is_owed(self) -> bool:
+        """Whether anybody lacks a message. The number under way may be nought because another got one twice."""
+        return self._under_way > 0 or any(
+            self._line(client).received < sent
+            for sent, members in zip(self._sent, self._members, strict=True)
+            for client in members
+        )
 
     def _result(self, wall_secs: float, held: bool = True) -> Traffic:
         delivered = surplus = 0

@@ -41,6 +41,7 @@ from bench.holding import (
     let_go,
     memory,
     one_of,
+    read_options,
     say,
     seconds,
     whole,
@@ -56,6 +57,8 @@ PING_ROUNDS = 2
 KEEP_ALIVE_SECS = 20.0
 # A ping round may take so much longer than the pings are apart before one is held to be missing.
 LATE = 1.5
+# And this much more, however short a round is.
+LATE_SECS = 2.0
 # The first connections make the server import and compile things once; those are not counted.
 FIRST = 50
 
@@ -132,7 +135,7 @@ class Run:
 async def _idle(clients: Sequence[Held], rounds: int, keep_alive: float) -> None:
     """Wait until everybody has been pinged so often. Raises Wrong."""
     before = [client.pings for client in clients]
-    latest = time.monotonic() + rounds * keep_alive * LATE + 2
+    latest = time.monotonic() + rounds * keep_alive * LATE + LATE_SECS
     await asyncio.sleep(rounds * keep_alive)
     while True:
         lost = sum(not client.alive for client in clients)
@@ -206,9 +209,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="200 connections, pinged every second")
     parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    options = parser.parse_args(argv)
-    if options.quick:
-        options.connections, options.keep_alive, options.rounds = min(options.connections, 200), 1.0, 1
+    options = read_options(parser, argv, connections=200, keep_alive=1.0, rounds=1)
     held = allow_files(options.connections)
     if held < options.connections:
         parser.error(f"this machine allows {held:,} connections per process; raise ulimit -n or measure fewer")

@@ -480,6 +480,15 @@ def one_of(names: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
+def read_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None, **quick: Any) -> argparse.Namespace:
+    """Read the command line; with `--quick`, these are the defaults of what it does not say."""
+    options = parser.parse_args(argv)
+    if options.quick:
+        parser.set_defaults(**quick)
+        options = parser.parse_args(argv)
+    return options
+
+
 def write_raw(name: str, options: dict[str, Any], runs: Any, pinned: bool, directory: Path | None = None) -> str:
     """Write a bench's raw figures as JSON beside those of the others; gives the file's path."""
     directory = directory or RESULTS

@@ -121,10 +121,11 @@ async def _publish(layer: Any, secs: float, pipe: int, per_turn: int) -> None:
     until = began + secs
     while time.perf_counter() < until:
         while number - received > WINDOW - max(1, per_turn):
-            progress.clear()
-            await asyncio.wait_for(progress.wait(), PATIENCE_SECS)
+            # Before the event is cleared: it is not set a second time.
             if gone:
                 raise Lost("the receiver is gone")
+            progress.clear()
+            await asyncio.wait_for(progress.wait(), PATIENCE_SECS)
         if per_turn:
             for _ in range(per_turn):
                 posted = layer.post(GROUP, {"type": "bench.message", "number": number, "data": DATA})

@@ -45,6 +45,7 @@ from bench.holding import (
     interruptible,
     keep_to_own_core,
     one_of,
+    read_options,
     say,
     seconds,
     whole,
@@ -406,28 +407,31 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=seconds(0.2, 60), default=4.0, help="of each run (default: %(default)g)")
     parser.add_argument("--quick", action="store_true", help="one round, half a second, groups of 10, two contestants")
     parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    options = parser.parse_args(argv)
-    options.shapes = SHAPES
-    if options.quick:
-        options.rounds, options.seconds, options.shapes = 1, 0.5, (Shape(1, 10), Shape(5, 10))
-    return options
+    parser.set_defaults(shapes=SHAPES)
+    return read_options(parser, argv, rounds=1, seconds=0.5, shapes=(Shape(1, 10), Shape(5, 10)))
+
+
+# Who takes part in what, and with how many workers. Two workers of ours do both, crossing first: there the other
+# contestant is freshly started, too.
+ROWS = (
+    (ALONE, 1, ("workers",)),
+    (ON_REDIS, 1, ("workers",)),
+    (TWO, 2, ("crossing", "workers")),
+    (STOCK_TWO, 2, ("crossing",)),
+)
 
 
 def _measure(options: argparse.Namespace, core: int | None, runs: list[Run]) -> None:
-    def contestants(part: str, rows: Sequence[tuple[Contestant, int]], shapes: Sequence[Shape]) -> None:
-        for number in range(1, options.rounds + 1):
-            for contestant, workers in rows:
-                with Server(contestant, core) as server:
-                    for shape in shapes:
+    for number in range(1, options.rounds + 1):
+        for contestant, workers, parts in ROWS:
+            wanted = [part for part in parts if part in options.parts]
+            if not wanted or (options.quick and contestant is ON_REDIS):
+                continue
+            with Server(contestant, core) as server:
+                for part in wanted:
+                    for shape in (CROSSING,) if part == "crossing" else options.shapes:
                         place = _apart if part == "crossing" else _evenly(shape, workers)
-                        flood = _flood(server, shape, workers, place, part, number, options)
-                        runs.append(uvloop.run(flood))
-
-    if "workers" in options.parts:
-        rows = [(ALONE, 1), (ON_REDIS, 1), (TWO, 2)]
-        contestants("workers", rows[::2] if options.quick else rows, options.shapes)
-    if "crossing" in options.parts:
-        contestants("crossing", ((TWO, 2), (STOCK_TWO, 2)), (CROSSING,))
+                        runs.append(uvloop.run(_flood(server, shape, workers, place, part, number, options)))
     if "layers" in options.parts:
         with _redis(core) as (url, redis):
             for number in range(1, options.rounds + 1):

@@ -7,6 +7,9 @@ for its sake, such as Redis, is on the same core and counts as its own.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -51,6 +54,7 @@ _OURS = (
         "EXTRA_APPS",
         "EXTRA_ENDPOINTS",
     ),
+    *("REDIS_SENTINELS", "REDIS_SENTINEL_PASSWORD", "WORKERS", "DRAIN_PER_SEC", "DRAIN_SECS"),
     *("DJANGO_SETTINGS_MODULE", "LOG_LEVEL", "ALLOWED_HOSTS", "REQUIRE_KNOWN_HUBS", "KEEP_ALIVE_SECS"),
 )
 
@@ -366,6 +370,20 @@ def _on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
+# Each set-up is done once per bench, and every server starts on a copy of the data that it leaves. Benches that are
+# started one after the other may share them too, in the directory that this variable names.
+SET_UPS = "BENCH_SET_UPS"
+
+
+@functools.cache
+def _set_ups() -> Path:
+    if shared := os.environ.get(SET_UPS):
+        return Path(shared)
+    own = tempfile.mkdtemp(prefix="bench-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)
+
+
 class Server:
     """A running contestant. Used as a context manager; its process and its data are gone afterwards."""
 
@@ -388,7 +406,6 @@ class Server:
         self._env |= dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._companions: list[subprocess.Popen[bytes]] = []
-        self._connection_string: str | None = None
 
     def __enter__(self) -> Server:
         try:
@@ -403,11 +420,13 @@ class Server:
 
     @property
     def connection_string(self) -> str:
-        """Hubwire's primary connection string, as its command line shows it."""
-        if self._connection_string is None:
+        """Hubwire's primary connection string; its command line shows the key."""
+        # All servers of a set-up have the same.
+        known = self._set_up().with_suffix(".key")
+        if not known.exists():
             shown = self._run((*_MANAGE, "webpubsub", "key", "show", "--output", "json"))
-            self._connection_string = str(json.loads(shown)["primaryConnectionString"])
-        return self._connection_string
+            known.write_text(str(json.loads(shown)["primaryKey"]))
+        return f"Endpoint=http://localhost:{self.port};AccessKey={known.read_text()};Version=1.0;"
 
     def targets(self, count: int) -> list[str]:
         """Request targets for the handshakes of so many clients."""
@@ -445,10 +464,21 @@ class Server:
         for command in self.contestant.companions:
             self._companions.append(self._spawn(command))
             self._until_open(self._companions[-1], int(self._places["side_port"]))
-        for command in self.contestant.set_up:
-            self._run(command)
+        if self.contestant.set_up:
+            shutil.copytree(self._set_up(), self._directory.name, dirs_exist_ok=True)
         self._process = self._spawn(self.contestant.command)
         self._until_open(self._process, self.port)
+
+    def _set_up(self) -> Path:
+        """The data directory that the contestant's set-up leaves."""
+        commands = self.contestant.set_up
+        made = _set_ups() / hashlib.sha256(repr(commands).encode()).hexdigest()[:16]
+        if not made.exists():
+            making = tempfile.mkdtemp(dir=_set_ups())
+            for command in commands:
+                self._run(command, {"DATA_DIR": making})
+            Path(making).rename(made)
+        return made
 
     def _spawn(self, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log, _on_core(self._core):
@@ -472,9 +502,10 @@ class Server:
                 return
         raise CannotStart(f"{self.contestant.title} did not start. It wrote:\n{self.log_end()}")
 
-    def _run(self, command: tuple[str, ...]) -> str:
+    def _run(self, command: tuple[str, ...], env: Mapping[str, str] | None = None) -> str:
+        env = self._env | dict(env or {})
         done = subprocess.run(
-            command, cwd=self.contestant.cwd, env=self._env, capture_output=True, text=True, timeout=SETUP_SECS
+            command, cwd=self.contestant.cwd, env=env, capture_output=True, text=True, timeout=SETUP_SECS
         )
         if done.returncode:
             raise CannotStart(f"{' '.join(command[1:])} failed:\n{done.stderr}")

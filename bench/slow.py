@@ -47,6 +47,7 @@ from bench.holding import (
     join,
     keep_to_own_core,
     let_go,
+    read_options,
     say,
     seconds,
     whole,
@@ -319,10 +320,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--secs", type=seconds(1, 120), default=10.0, help="of each phase without (%(default)g)")
     parser.add_argument("--quick", action="store_true", help="ten readers, 16 KB messages, two slow clients once")
     parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    options = parser.parse_args(argv)
-    if options.quick:
-        options.readers, options.slow, options.waves, options.bytes, options.secs = 10, 2, 1, 16 * 1024, 1.0
-    return options
+    return read_options(parser, argv, readers=10, slow=2, waves=1, bytes=16 * 1024, secs=1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -122,10 +122,16 @@ class _Conversation:
                 raise
             await _refuse(scope, self._send, refused)
             return
-        await self._run(connection.begun)
+        await self._run(self._begun)
+
+    def _begun(self) -> None:
+        self._connection.begun()
+        if self._connection.outbox is not self._outbox:
+            # The server began to stop meanwhile: the client is told what it was to be told, and goes elsewhere.
+            self._outbox.uncork()
 
     async def resume(self, connection: Connection) -> None:
-        """Go on with a connection whose client is back. Raises NotRecovered if it has just ended."""
+        """Go on with a connection whose client is back. Raises NotRecovered if it has just ended, Unavailable."""
         self._connection = connection
         try:
             connection.resume(self._outbox)

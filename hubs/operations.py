@@ -56,6 +56,11 @@ def opened(connection: LiveConnection) -> None:
     switchboard().opened(connection)
 
 
+def settle() -> None:
+    """Have the publications of this turn of the loop with all reliable connections of this process."""
+    switchboard().settle()
+
+
 def detach(connection: LiveConnection) -> None:
     """Forget a connection that ended, and all its memberships."""
     board = switchboard()
@@ -144,6 +149,11 @@ def post_to_group(
     audience = Audience(canonical_hub(hub), group=group, excluded=excluded)
     publication = _publication(audience, payload, metadata, from_user_id, None, ttl_secs)
     return switchboard().post(publication, again=again)
+
+
+def posts_in_order() -> bool:
+    """Whether a client's publications need not wait for each other to reach other processes in their order."""
+    return switchboard().posts_in_order
 
 
 async def send_to_user(

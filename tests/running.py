@@ -31,6 +31,8 @@ SERVERS = {"uvicorn": ["serve"], "daphne": ["runserver", "--noreload"]}
 _OURS = (
     "DATABASE_URL",
     "REDIS_URL",
+    "REDIS_SENTINELS",
+    "REDIS_SENTINEL_PASSWORD",
     "SECRET_KEY",
     "PUBLIC_ENDPOINT",
     "PORT",

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from hubs.protocols.codec import Message, Sized, size_of
+from hubs.protocols.codec import Batch, Message, Sized, size_of
 
 # A frame on its way to another process: form, and how long it may wait from now on (None: for as long as it takes).
 Packed = tuple[Message, float | None]
@@ -68,6 +68,19 @@ class Backlog:
         sent.append(sized)
         self._last = self._newest = last = self._last + 1
         return last
+
+    def send_all(self, batch: Batch) -> int | None:
+        """As `send` for several; gives the first one's id. None if they do not all fit: then none is kept."""
+        size, sent, new = self._bytes + batch.bytes, self._sent, batch.sized
+        # Nothing waits while there is a socket; the bound holds all the same.
+        count = len(new) + (len(sent) if self._waiting is None else len(self))
+        if size > self._max_bytes or count > self._max_messages:
+            return None
+        self._bytes = size
+        sent.extend(new)
+        before = self._last
+        self._last = self._newest = before + len(new)
+        return before + 1
 
     def hold(self, form: Message, ttl_secs: float | None, now: float) -> None:
         """Keep a frame for a client that is away. Raises BacklogFull."""

@@ -33,7 +33,7 @@ from hubs.connections.backlog import Backlog, BacklogFull
 from hubs.connections.lane import Lane, Rest
 from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
-from hubs.protocols.codec import Codec, Message, Outgoing, Sized, Stamps
+from hubs.protocols.codec import Batch, Codec, Message, Outgoing
 from hubs.protocols.extension import Socket
 from hubs.protocols.frames import (
     TEXT,
@@ -68,6 +68,7 @@ INTERNAL_ERROR = "Internal server error"
 BUFFER_FULL = "The reliable message buffer is full."
 TAKEN_OVER = "The connection was recovered by another socket."
 EXPIRED = "The connection recovery timeout expired."
+STOPPING = "The server is stopping; try again."
 
 GOING_AWAY = 1001
 
@@ -96,6 +97,7 @@ class Connection:
         "_invocations",
         "_opened",
         "_overflowing",
+        "_retiring",
         "_unconfirmed",
         "ack_pause_secs",
         "acks",
@@ -156,6 +158,8 @@ class Connection:
         # Its client has had an open socket, and so may know how to come back.
         self._opened = False
         self._overflowing = False
+        # The server stops: no more frames are taken here.
+        self._retiring = False
         self._expiry: asyncio.TimerHandle | None = None
         self._invocations: dict[str, asyncio.Task[None]] = {}
         # Publications without ackId that the channel layer has not taken yet.
@@ -209,6 +213,7 @@ class Connection:
         """
         if self.closing:
             return
+        self._settle()
         self._closed = True
         self._end_reason = message or reason
         if self.outbox is None:
@@ -233,7 +238,15 @@ class Connection:
 
         A reliable connection stays, away, so that the process its client comes to can have it.
         """
-        self.lane.close(self._retired)
+        self._retiring = True
+        self.lane.close(self._acknowledged)
+
+    def _acknowledged(self) -> None:
+        if self.ack_pause_secs:
+            # The last acks are on their way to a client that has to wait for them.
+            asyncio.get_running_loop().call_later(self.ack_pause_secs, self._retired)
+        else:
+            self._retired()
 
     def _retired(self) -> None:
         if self.outbox is None or self.closing:
@@ -254,6 +267,7 @@ class Connection:
     @property
     def recoverable(self) -> bool:
         """Whether its client may have it back with another socket."""
+        self._settle()
         # Overflowing: it has lost a message, and is about to be closed for that.
         return self.backlog is not None and not (self.closing or self._overflowing)
 
@@ -267,9 +281,14 @@ class Connection:
             self._go_away()
 
     def resume(self, outbox: Outbox) -> None:
-        """Go on with a new socket: put everything that the client has not acknowledged."""
+        """Go on with a new socket: put everything that the client has not acknowledged.
+
+        Raises NotFound; Unavailable where the client is to try elsewhere.
+        """
         if self.backlog is None or not self.recoverable:
             raise NotFound(f"Connection `{self.id}` cannot be recovered.")
+        if self._retiring:
+            raise Unavailable(STOPPING)
         self._lose_socket()
         self._stop_expiry()
         self.claim = None
@@ -331,24 +350,31 @@ class Connection:
     def deliver(self, outgoing: Outgoing) -> None:
         """Take a frame that others get too."""
         if self.backlog is not None:
-            sized = outgoing.sized(self.codec)
-            if sized is not None:
-                self.number(sized, outgoing.stamps(self.codec), outgoing.ttl_secs)
+            batch = Batch()
+            batch.add(outgoing, self.codec)
+            self.number(batch)
         elif self.outbox is not None:
             self.outbox.put_shared(outgoing, self.codec)
 
-    def number(self, sized: Sized, stamps: Stamps, ttl_secs: int | None) -> None:
-        """Take a data frame that others get too, as one of the reliable ones."""
+    def number(self, batch: Batch) -> None:
+        """Take data frames that others get too, as one of the reliable ones."""
         outbox, backlog = self.outbox, self.backlog
         if outbox is None or backlog is None:
-            self._put_data(sized[0], ttl_secs)
+            for (form, _), ttl_secs in zip(batch.sized, batch.ttl_secs, strict=True):
+                self._put_data(form, ttl_secs)
+            return
+        first = backlog.send_all(batch)
+        if first is not None:
+            outbox.put_batch(batch, first)
             return
         try:
-            outbox.put_stamped(stamps, backlog.send_sized(sized))
+            for sized, stamps in zip(batch.sized, batch.stamps, strict=True):
+                outbox.put_stamped(stamps, backlog.send_sized(sized))
         except BacklogFull:
             self._overflow()
 
     def _put_data(self, form: Message, ttl_secs: float | None = None) -> None:
+        self._settle()
         if self.backlog is None:
             if self.outbox is not None:
                 self.outbox.put(form)
@@ -369,9 +395,15 @@ class Connection:
 
     def _tell(self, frame: Downstream) -> None:
         """Say something that concerns the present socket alone."""
+        self._settle()
         form = self.codec.encode(frame)
         if form is not None and self.outbox is not None:
             self.outbox.put(form)
+
+    def _settle(self) -> None:
+        """Have what was published before numbered first, here: that is put off to the end of a turn of the loop."""
+        if self.backlog is not None:
+            operations.settle()
 
     def _acknowledge(self, ack: Ack) -> None:
         """Tell how an operation went, and remember it if it succeeded."""
@@ -515,7 +547,8 @@ class Connection:
         )
         if posted is None:
             return None
-        if ack_id is None and self.codec.named and self._unconfirmed < conf.settings.MAX_WAITING_FRAMES:
+        may_wait = self._unconfirmed < conf.settings.MAX_WAITING_FRAMES
+        if ack_id is None and self.codec.named and may_wait and operations.posts_in_order():
             # Nobody is told how it goes, so nobody has to wait until it is known.
             self._unconfirmed += 1
             posted.add_done_callback(self._confirmed)

@@ -2,7 +2,9 @@
 
 There is no coroutine and no queue between the socket and the connection: a message is handled when
 it is read, and frames are written as finished bytes that all receivers of a wire format share. Only
-when the client does not keep up, so that the server says `full`, do frames queue here.
+when the client does not keep up do frames queue here: those that the server gives back (`missed`). It
+knows best which they are, since it still has what this turn of the loop wrote to many at once. So
+frames are written to a full socket, too, and come back behind all that were written before.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hubs.connections.outbox import QUEUE_FULL, Outbox, short
-from hubs.protocols.codec import Codec, Message, Outgoing, Stamps
+from hubs.connections.outbox import CLOSING_SECS, QUEUE_FULL, Outbox, short
+from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps
 from hubs.protocols.extension import Socket
 from hubs.protocols.framing import frames_of
 
@@ -37,7 +39,7 @@ class DirectOutbox(Outbox):
         self._write: Callable[[bytes], None] = _nowhere
         # What to close with, once all that waits is written.
         self._close: tuple[int, str] | None = None
-        # The client does not keep up. Free: whatever is put may be written at once.
+        # The client does not keep up. Free: what is put goes to the socket, which gives back what it has no room for.
         self._full = self._free = False
 
     @property
@@ -74,6 +76,13 @@ class DirectOutbox(Outbox):
             frames = stamps[sequence_id]
             self._enqueue(frames, len(frames))
 
+    def put_batch(self, batch: Batch, first: int) -> None:
+        """Send several such messages, numbered from `first` on."""
+        if self._free:
+            self._write(batch.frames(first))
+        else:
+            super().put_batch(batch, first)
+
     def put_frames(self, frames: bytes) -> None:
         """Send finished frames."""
         if self._free:
@@ -85,10 +94,16 @@ class DirectOutbox(Outbox):
         """Close the socket after what was put so far. Later puts are dropped."""
         if self._closing:
             return
+        if self._free and self._socket is not None:
+            # Or what was written to many just now would come back when nothing is taken any more.
+            self._socket.settle()
+            if self._closing:
+                return
         self._closing = True
         self._free = False
         if self._socket is None or self._queue:
             self._close = (code, short(reason))
+            self._be_patient()
         else:
             self._socket.close(code, short(reason))
 
@@ -102,10 +117,12 @@ class DirectOutbox(Outbox):
         super().abandon()
         self._free = False
         self._close = None
+        self._begin = None
 
     def _go_on(self) -> None:
         if self._corked or self._socket is None:
             return
+        self._free = not self._closing
         while self._queue and not self._full:
             self._write(self._next())
         if self._queue:
@@ -113,8 +130,19 @@ class DirectOutbox(Outbox):
         if self._close is not None:
             (code, reason), self._close = self._close, None
             self._socket.close(code, reason)
-        elif not self._closing:
-            self._free = not self._full
+
+    def _be_patient(self) -> None:
+        """Wait for a client to read what it is still to get before the close frame, as long as it reads."""
+        asyncio.get_running_loop().call_later(CLOSING_SECS, self._lose_patience, self._bytes)
+
+    def _lose_patience(self, waited: int) -> None:
+        if self._close is None:
+            return
+        if self._socket is None or self._bytes < waited:
+            self._be_patient()
+        else:
+            self._clear()
+            self._go_on()
 
     def _too_slow(self) -> None:
         asyncio.get_running_loop().call_soon(self._give_up)
@@ -148,7 +176,6 @@ class DirectOutbox(Outbox):
     def full(self) -> None:
         """The client does not keep up."""
         self._full = True
-        self._free = False
 
     def room(self) -> None:
         """The client has caught up."""
@@ -156,7 +183,7 @@ class DirectOutbox(Outbox):
         self._go_on()
 
     def missed(self, frames: bytes) -> None:
-        """Something that went to many was not written here."""
+        """Something that was put, or that went to many, was not written."""
         if not self._closing:
             self._enqueue(frames, len(frames))
 

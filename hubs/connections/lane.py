@@ -46,7 +46,7 @@ class Lane:
         self._waiting: deque[Upstream] | None = None
         self._task: asyncio.Task[None] | None = None
         # Who waits until there is room, and until all is done.
-        self._room: Callable[[], None] | None = None
+        self._room: list[Callable[[], None]] | None = None
         self._finished: Callable[[], None] | None = None
         # Closed: takes nothing more. Stopped: nor does anything that waits.
         self._closed = self._stopped = False
@@ -68,7 +68,8 @@ class Lane:
 
     def when_room(self, call: Callable[[], None]) -> None:
         """After `take` gave False: have `call` called once, when the reader may go on."""
-        self._room = call
+        # There may be two readers (see above).
+        self._room = [*(self._room or ()), call]
 
     async def put(self, frame: Upstream) -> None:
         """As `take`, for a reader that can wait: until there is room, and for what was begun now and takes no time."""
@@ -103,6 +104,7 @@ class Lane:
         self._closed = self._stopped = True
         self._ending = None
         self._waiting = None
+        self._make_room()
 
     def stop(self) -> None:
         """The client is gone: what waits is not handled, and what is being worked on is given up."""
@@ -171,9 +173,9 @@ class Lane:
         self._failed(disconnect)
 
     def _make_room(self) -> None:
-        room, self._room = self._room, None
-        if room is not None:
-            room()
+        readers, self._room = self._room, None
+        for read_on in readers or ():
+            read_on()
 
 
 def _nothing(_: object) -> None:

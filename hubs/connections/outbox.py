@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from hubs import conf
-from hubs.protocols.codec import Codec, Message, Outgoing, Stamps, size_of
+from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps, size_of
 from hubs.protocols.extension import Socket
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,11 @@ class Outbox:
         """Send a message that others get too, with a number of its own."""
         self.put(stamps.message(sequence_id))
 
+    def put_batch(self, batch: Batch, first: int) -> None:
+        """Send several such messages, numbered from `first` on."""
+        for place, stamps in enumerate(batch.stamps):
+            self.put_stamped(stamps, first + place)
+
     def close(self, code: int, reason: str = "") -> None:
         """Close the socket after what was put so far. Later puts are dropped."""
         raise NotImplementedError
@@ -98,8 +103,9 @@ class Outbox:
         self._bytes += size
         if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES or self._bytes > conf.settings.MAX_OUTBOX_BYTES:
             self._clear()
-            self.close(1008, QUEUE_FULL)
+            # First: whose socket this is must not take its end for an accident.
             self._too_slow()
+            self.close(1008, QUEUE_FULL)
 
     def _too_slow(self) -> None:
         """The client has let it overflow. Called in the middle of a fan-out, so to be acted on in the next turn."""

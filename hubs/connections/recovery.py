@@ -219,9 +219,11 @@ async def _hand_over(connections: Sequence[Any], asked: dict[str, Any]) -> dict[
     connection.wait_for_client()
     groups = frozenset(connection.groups)
     connection.claim = (asked["claim"], groups)
+    board = switchboard()
+    # All that counts as taken here has to be in the backlog.
+    board.settle()
     backlog, now = connection.backlog, _now()
     frames, upto = backlog.packed(asked["after"], PART_BYTES, now)
-    board = switchboard()
     answer: dict[str, Any] = {"groups": sorted(groups), "frames": frames, "upto": upto, "process": board.process}
     if begins:
         return answer | {"user_id": connection.user_id, "subprotocol": connection.subprotocol}

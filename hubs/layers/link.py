@@ -45,6 +45,9 @@ class Link:
     def _ping(self) -> None:
         """Ask for a sign of life."""
 
+    def _silent(self) -> None:
+        """It was asked for, and did not come as fast as it should. The connection stands, as yet."""
+
     # Up and down
 
     def need(self) -> None:
@@ -89,7 +92,7 @@ class Link:
                 wire.lose(LayerAway("The channel layer was closed."))
                 return
             self.wire = wire
-            wire.serve(self._replied, self._lost, self._ping)
+            wire.serve(self._replied, self._lost, self._ping, self._silent)
             self._came_up()
             return
 

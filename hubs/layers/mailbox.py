@@ -24,9 +24,12 @@ class Mailbox:
         self.groups: set[str] = set()
         self.on_message: Callable[[Message], None] | None = None
         self.on_line: Callable[[bool], None] | None = None
+        self.on_silence: Callable[[], None] | None = None
         # How many read, and what ends it when nobody does any more.
         self.readers = 0
         self.leaving: asyncio.TimerHandle | None = None
+        # What messages that nobody need read begin with, behind their first byte.
+        self._passed_over: bytes | None = None
         self._decode = decode
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(max_messages)
         self._max_bytes = max_bytes
@@ -36,6 +39,8 @@ class Mailbox:
     def take(self, payload: bytes) -> None:
         """A message came."""
         if self.on_message is not None:
+            if self._passed_over is not None and payload.startswith(self._passed_over, 1):
+                return
             try:
                 message = self._decode(payload)
             except Exception as problem:
@@ -67,9 +72,16 @@ class Mailbox:
             except Exception as problem:
                 self._unreadable(problem)
 
-    def listen(self, on_message: Callable[[Message], None], on_line: Callable[[bool], None]) -> None:
+    def listen(
+        self,
+        on_message: Callable[[Message], None],
+        on_line: Callable[[bool], None],
+        on_silence: Callable[[], None] | None = None,
+        passed_over: bytes | None = None,
+    ) -> None:
         """Have messages handed over as they come, beginning with those that came already."""
-        self.on_message, self.on_line = on_message, on_line
+        self.on_message, self.on_line, self.on_silence = on_message, on_line, on_silence
+        self._passed_over = passed_over
         while not self._queue.empty():
             payload = self._queue.get_nowait()
             self._bytes -= len(payload)
@@ -83,6 +95,15 @@ class Mailbox:
             self.on_line(up)
         except Exception:
             logger.exception("The state of the line could not be handled")
+
+    def tell_of_silence(self) -> None:
+        """Say to the listener, if it wants to know, that Redis does not answer."""
+        if self.on_silence is None:
+            return
+        try:
+            self.on_silence()
+        except Exception:
+            logger.exception("The silence of the line could not be handled")
 
     def _unreadable(self, problem: Exception) -> None:
         logger.warning("Passed over a message on the channel layer that cannot be read: %s", problem)

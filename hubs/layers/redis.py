@@ -50,6 +50,9 @@ MAX_CHANNEL_BYTES = 32 * 1024 * 1024
 # A channel whose `receive` was cancelled is kept this long, for whoever calls it again.
 LINGER_SECS = 5.0
 
+# Of so many items msgpack writes the number in one byte.
+MAX_SMALL_MAP = 15
+
 # Routes of groups remembered; a group costs about 300 bytes.
 MAX_ROUTES = 20_000
 
@@ -88,6 +91,7 @@ class RedisLayer(BaseChannelLayer):
         else:
             serializer = registry.get_serializer(serializer_format, symmetric_encryption_keys=symmetric_encryption_keys)
         plain = isinstance(serializer, _Msgpack) and serializer.crypter is None
+        self._plain = plain
         self._encode: Callable[[Message], bytes] = serializer.as_bytes if plain else serializer.serialize
         self._decode: Callable[[bytes], Any] = serializer.from_bytes if plain else serializer.deserialize
         self._loops: dict[asyncio.AbstractEventLoop, _OnLoop] = {}
@@ -115,6 +119,10 @@ class RedisLayer(BaseChannelLayer):
         self.require_valid_channel_name(channel)
         here, topic = self._here(), channel.encode()
         await here.publisher(topic).post(head(topic), self._packed(message))
+
+    def _beginning(self, items: Message) -> bytes | None:
+        """What messages that begin with these items have behind their first byte, which is their number of items."""
+        return self._encode(items)[1:] if self._plain and 0 < len(items) <= MAX_SMALL_MAP else None
 
     def _packed(self, message: Message) -> bytes:
         if not isinstance(message, dict):
@@ -160,18 +168,31 @@ class RedisLayer(BaseChannelLayer):
                 here.leave_soon(mailbox)
 
     def listen(
-        self, channel: str, on_message: Callable[[Message], None], on_line: Callable[[bool], None]
+        self,
+        channel: str,
+        on_message: Callable[[Message], None],
+        on_line: Callable[[bool], None],
+        *,
+        on_silence: Callable[[], None] | None = None,
+        passing_over: Message | None = None,
     ) -> Callable[[], None]:
         """Have the messages of a channel handed over as they come, in place of `receive`.
 
         `on_message` is called with each, in order. `on_line(False)` says that the connection they come by
         is lost, or is not there now; `on_line(True)` that Redis has confirmed all subscriptions again.
         What was published in between is missed. Gives a function that ends it, and the channel with it.
+
+        `on_silence` is called when Redis has not answered for half the time after which a connection counts as
+        lost. This one may last; another process may have lost its own, and be back a little later.
+
+        `passing_over`: messages that begin with these items, in this order, may be passed over. Who publishes to
+        a group it is in hears itself, and need not read that: such messages are known by their first bytes, where
+        the format has them plain; else they are handed over as all others are.
         """
         here = self._here()
         mailbox = here.mailbox(channel)
         here.stay(mailbox)
-        mailbox.listen(on_message, on_line)
+        mailbox.listen(on_message, on_line, on_silence, self._beginning(passing_over or {}))
         if here.is_down:
             mailbox.tell(False)
         return lambda: here.leave(mailbox)
@@ -224,7 +245,7 @@ class _OnLoop:
         self._prefix, self._capacity, self._decode = layer.prefix, layer.capacity, decode
         self._hosts = [Host(host, layer.patience_secs) for host in hosts]
         self._publishers = [Publisher(host, *layer.max_posted) for host in self._hosts]
-        self._subscribers = [Subscriber(host, self._take, self._line) for host in self._hosts]
+        self._subscribers = [Subscriber(host, self._take, self._line, self._silence) for host in self._hosts]
         self.mailboxes: dict[str, Mailbox] = {}
         self.routes: dict[str, tuple[Publisher, bytes]] = {}
         # By topic, and in it by channel, whom a message is for.
@@ -299,7 +320,7 @@ class _OnLoop:
     def leave(self, mailbox: Mailbox) -> None:
         """End a channel."""
         self.stay(mailbox)
-        mailbox.on_message, mailbox.on_line = _ignore, None
+        mailbox.on_message, mailbox.on_line, mailbox.on_silence = _ignore, None, None
         if self.mailboxes.get(mailbox.channel) is not mailbox:
             return
         del self.mailboxes[mailbox.channel]
@@ -336,6 +357,10 @@ class _OnLoop:
             return
         for mailbox in list(self.mailboxes.values()):
             mailbox.tell(up)
+
+    def _silence(self) -> None:
+        for mailbox in list(self.mailboxes.values()):
+            mailbox.tell_of_silence()
 
     async def close(self) -> None:
         """Close all connections."""

@@ -26,10 +26,16 @@ class Subscriber(Link):
 
     purpose = "to subscribe"
 
-    def __init__(self, host: Host, on_message: Callable[[bytes, bytes], None], on_line: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        on_message: Callable[[bytes, bytes], None],
+        on_line: Callable[[bool], None],
+        on_silence: Callable[[], None],
+    ) -> None:
         super().__init__(host)
         self._loop = asyncio.get_running_loop()
-        self._on_message, self._on_line = on_message, on_line
+        self._on_message, self._on_line, self._on_silence = on_message, on_line, on_silence
         self._wanted: set[bytes] = set()
         # What Redis was asked for over the present connection, and how much of it is not confirmed.
         self._asked: set[bytes] = set()
@@ -128,6 +134,9 @@ class Subscriber(Link):
     def _ping(self) -> None:
         if self.wire is not None:
             self.wire.write(PING)
+
+    def _silent(self) -> None:
+        self._on_silence()
 
     def _came_up(self) -> None:
         self._changed = dict.fromkeys(self._wanted)

@@ -9,9 +9,10 @@ to the transport.
 
 A wire watches itself. Time is counted in beats, of which four make the patience one has with
 Redis. After a beat in which nothing was heard it asks for a sign of life; after four it counts
-as lost, whatever the state of the socket. Beats are counted, and the clock is not looked at: when the
-loop was held up, what came meanwhile is read before the next beat. A large message that is on its
-way and moves on counts as heard.
+as lost, whatever the state of the socket. After two it says that Redis is silent: another process,
+whose beats fall otherwise, may count its connection as lost when this one just lasts. Beats are
+counted, and the clock is not looked at: when the loop was held up, what came meanwhile is read
+before the next beat. A large message that is on its way and moves on counts as heard.
 
 The connection speaks version 2 of the protocol, which every Redis and what is like it speaks, and in
 which everything that comes is an answer or a message.
@@ -36,6 +37,9 @@ from redis.exceptions import ResponseError
 from hubs.layers.errors import LayerAway
 
 BEATS = 4
+# A connection that is lost by silence has asked for a sign of life three beats ago. Whenever they fall, two beats of
+# another connection to the same Redis have begun and ended since, and were silent too.
+SILENT_BEATS = 2
 
 # So much under way takes its time. Less says nothing: kernels take it for a Redis that stands still.
 LARGE_BYTES = 64 * 1024
@@ -59,6 +63,7 @@ class Wire(asyncio.Protocol):
         self._on_replies: Callable[[list[Any]], None] = _ignore
         self._on_lost: Callable[[Exception], None] = _ignore
         self._on_quiet: Callable[[], None] = _ask_nothing
+        self._on_silence: Callable[[], None] = _ask_nothing
         self._is_lost = False
         self._heard = True
         self._silent_beats = 0
@@ -81,6 +86,8 @@ class Wire(asyncio.Protocol):
             else:
                 # It loads its data, for example.
                 answer.set_exception(LayerAway(f"Redis is not ready: {replies[0]}"))
+                # Looked at: whoever asked may have been cancelled just now.
+                answer.exception()
 
         def lost(problem: Exception) -> None:
             if not answer.done():
@@ -95,9 +102,11 @@ class Wire(asyncio.Protocol):
         on_replies: Callable[[list[Any]], None],
         on_lost: Callable[[Exception], None],
         on_quiet: Callable[[], None],
+        on_silence: Callable[[], None],
     ) -> None:
         """Hand replies over from now on; `on_quiet` has to ask for something that Redis answers."""
-        self._on_replies, self._on_lost, self._on_quiet = on_replies, on_lost, on_quiet
+        self._on_replies, self._on_lost = on_replies, on_lost
+        self._on_quiet, self._on_silence = on_quiet, on_silence
         self._beating = asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
 
     def write(self, data: bytes) -> None:
@@ -114,7 +123,8 @@ class Wire(asyncio.Protocol):
         _abort(self._connection)
         on_lost = self._on_lost
         # Nothing that is read from now on is for anybody.
-        self._on_replies, self._on_lost, self._on_quiet = _ignore, _ignore, _ask_nothing
+        self._on_replies, self._on_lost = _ignore, _ignore
+        self._on_quiet, self._on_silence = _ask_nothing, _ask_nothing
         on_lost(problem)
 
     def data_received(self, data: bytes) -> None:
@@ -147,6 +157,8 @@ class Wire(asyncio.Protocol):
             self._silent_beats += 1
             if self._silent_beats == 1:
                 self._on_quiet()
+            elif self._silent_beats == SILENT_BEATS:
+                self._on_silence()
             elif self._silent_beats == BEATS:
                 self.lose(LayerAway(SILENT))
                 return

@@ -86,10 +86,15 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="h"):
-    """A process is here. `first`: it has just come, and wants to know who else is."""
+    """A process is here. `asks`: who hears it is to answer, to it alone, with a hello that `answers` this number.
+
+    `deaf`: it is here, but has lost its way to hear the others, and what is published now is missed there.
+    """
 
     process: str
-    first: bool = False
+    asks: int | None = None
+    answers: int | None = None
+    deaf: bool = False
 
 
 class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="g"):

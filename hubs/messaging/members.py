@@ -10,14 +10,19 @@ Who is in which audience is worked out when a message comes, and again after mem
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
-from hubs.protocols.codec import Codec, Outgoing, Sized, Stamps
+from hubs.protocols.codec import Batch, Codec, Outgoing
 from hubs.protocols.extension import Audience, Socket
 
 # Two are not worth the trouble of putting them together.
 LEAST_TOGETHER = 3
+
+# Frames that wait for their numbers; more than a turn of the loop ever has, and much less than a reliable buffer holds.
+MOST_PUT_OFF = 100
+MOST_PUT_OFF_BYTES = 128 * 1024
 
 
 class Member(Protocol):
@@ -40,8 +45,8 @@ class Member(Protocol):
     def deliver(self, outgoing: Outgoing) -> None:
         """Take a frame for the client; never waits."""
 
-    def number(self, sized: Sized, stamps: Stamps, ttl_secs: int | None) -> None:
-        """As `deliver`, for a member whose codec is reliable."""
+    def number(self, batch: Batch) -> None:
+        """Take several frames at once, as a member whose codec is reliable."""
 
 
 class Members(dict[str, Member]):
@@ -67,8 +72,8 @@ class Members(dict[str, Member]):
         """The socket of one is another than before."""
         self._ways = None
 
-    def deliver(self, outgoing: Outgoing) -> None:
-        """Give a frame to all."""
+    def deliver(self, outgoing: Outgoing, numbering: Numbering) -> None:
+        """Give a frame to all; reliable ones get it when `numbering` is settled."""
         ways = self._ways
         if ways is None:
             ways = self._ways = _Ways(self.values())
@@ -76,15 +81,50 @@ class Members(dict[str, Member]):
             frames = outgoing.frames(codec)
             if frames is not None:
                 audience.write(frames)
-        # Neither of these changes membership: who overflows is closed, and leaves, in its own time.
         for codec, members in ways.numbered:
-            sized = outgoing.sized(codec)
-            if sized is not None:
-                stamps, ttl_secs = outgoing.stamps(codec), outgoing.ttl_secs
-                for member in members:
-                    member.number(sized, stamps, ttl_secs)
+            numbering.add(members, codec, outgoing)
+        # This never changes membership: who overflows is closed, and leaves, in its own time.
         for member in ways.others:
             member.deliver(outgoing)
+
+
+class Numbering:
+    """What reliable members are to get and has no number yet.
+
+    A turn of the loop often has several messages for the same members. To number them one by one
+    costs several times what it costs to number all of a turn at once, so that is put off to its end, or until something
+    else happens to one of these members (`settle`): whoever gives a reliable connection anything,
+    or looks at what it has, settles first.
+    """
+
+    def __init__(self) -> None:
+        self._members: Sequence[Member] = ()
+        self._batch = Batch()
+        self._scheduled = False
+
+    def add(self, members: Sequence[Member], codec: Codec, outgoing: Outgoing) -> None:
+        """Give a frame to these members, all of this codec's format. The same members are the same object."""
+        if members is not self._members:
+            self.settle()
+            self._members = members
+        self._batch.add(outgoing, codec)
+        if len(self._batch) >= MOST_PUT_OFF or self._batch.bytes >= MOST_PUT_OFF_BYTES:
+            self.settle()
+        elif not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._end_of_turn)
+
+    def settle(self) -> None:
+        """Number what was put off."""
+        if self._batch:
+            members, batch = self._members, self._batch
+            self._members, self._batch = (), Batch()
+            for member in members:
+                member.number(batch)
+
+    def _end_of_turn(self) -> None:
+        self._scheduled = False
+        self.settle()
 
 
 class _Ways:

@@ -12,6 +12,10 @@ Silence counts only on a line that works: up to the last own hello that came bac
 When a layer comes back, some processes find it later than others; so those known from before get
 their three seconds anew.
 
+For the same reason none of them may be taken to hear what is published, only because the layer has
+taken it. After a disturbance all others are in doubt until each has answered a hello that was said
+since: it heard that one. A process that cannot hear says so, while it can still speak.
+
 Pure: the caller brings the time (monotonic seconds).
 """
 
@@ -34,6 +38,9 @@ class Peers:
         self._heard: dict[str, float] = {}
         # Since when the own hellos have been coming back without a gap; None while they do not.
         self._undisturbed_since: float | None = None
+        self._doubted: set[str] = set()
+        # How often there was a reason to doubt; an answer to a question from before says nothing.
+        self.doubts = 0
 
     @property
     def settled_secs(self) -> float:
@@ -51,6 +58,26 @@ class Peers:
     def forget(self, process: str) -> None:
         """It said goodbye."""
         self._heard.pop(process, None)
+        self._doubted.discard(process)
+
+    def doubt(self, process: str | None = None) -> None:
+        """One of the others, or any of them, may not hear what is published."""
+        self.doubts += 1
+        self._doubted |= self.alive() if process is None else {process} & self.alive()
+
+    def answered(self, process: str, doubts: int) -> None:
+        """A process heard what was said when the `doubts` were so many."""
+        if doubts == self.doubts:
+            self._doubted.discard(process)
+
+    def hears(self, process: str) -> bool:
+        """Whether there is no reason to think that a process does not hear."""
+        return process not in self._doubted
+
+    @property
+    def all_hear(self) -> bool:
+        """Whether there is no reason to think so of any other."""
+        return not self._doubted
 
     def disturbed(self) -> None:
         """The line failed: whoever came or went meanwhile was not heard."""
@@ -97,3 +124,4 @@ class Peers:
         still = self._own_heard - SILENT_HELLOS * self.hello_secs
         if self._undisturbed_since < still:
             self._heard = {process: at for process, at in self._heard.items() if at >= still}
+            self._doubted &= self._heard.keys()

@@ -23,6 +23,10 @@ A connection may change process (connections/recovery.py). While it does, its ne
 what is published for it as an `Arrival`, and the numbers of tally.py tell which of that its old
 process has taken already. Its home passes on what comes for it from then on (moves.py).
 
+That the layer has taken a publication is success only if the others hear it. After an outage they do
+not all come back in the same moment; until each has been heard to hear (peers.py), a publication goes
+out as always and is said to have failed, or, where nobody may get it then, is refused.
+
 Order: a publication reaches local members before `publish` returns, so an echo precedes the ack
 that follows; to other processes it goes in the order in which this process published.
 
@@ -41,6 +45,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
+from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from hubs import conf
@@ -63,7 +68,7 @@ from hubs.messaging.envelope import (
     process_address,
 )
 from hubs.messaging.lines import Lines
-from hubs.messaging.members import Member, Members
+from hubs.messaging.members import Member, Members, Numbering
 from hubs.messaging.moves import MAX_FORWARDS, Arrival, Notes
 from hubs.messaging.peers import HELLO_SECS, Peers
 from hubs.messaging.tally import Departures, Recent, Tally
@@ -121,10 +126,13 @@ class Switchboard:
         self._hubs: dict[str, Members] = {}
         self._users: dict[tuple[str, str], Members] = {}
         self._groups: dict[tuple[str, str], Members] = {}
+        self._numbering = Numbering()
         self._lines = Lines(layer)
         self._peers = Peers(self.process, hello_secs)
         # Set and made anew with every hello that is heard, for those who wait to know everybody.
         self._heard_hello = asyncio.Event()
+        # Whether this process knows that it does not hear the others.
+        self._deaf = False
         self._questions: dict[int, _Open] = {}
         self._asked = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -179,6 +187,10 @@ class Switchboard:
         if member.user_id is not None:
             _drop(self._users, (member.hub, member.user_id), member)
         return True
+
+    def settle(self) -> None:
+        """Have what was published in this turn of the loop with all reliable members, numbered."""
+        self._numbering.settle()
 
     def opened(self, member: Member) -> None:
         """The socket of a connection is open: it may be written to together with others."""
@@ -264,7 +276,7 @@ class Switchboard:
             return
         with self._numbered(here_first=False) as number:
             numbers: dict[str, Any] = {"number": number, "floor": self._departures.floor}
-            await self._send(_address(publication.audience), encode(publication), **numbers)
+            await self._send_heard(None, _address(publication.audience), encode(publication), numbers)
             self._deliver(publication, (self.process, number))
 
     def post(self, publication: Publication, *, again: tuple[str, int] | None = None) -> asyncio.Future[None] | None:
@@ -279,19 +291,25 @@ class Switchboard:
             return None
         number = self._departures.begin(here_first=True)
         source = (self.process, number)
-        if not self._has(again):
-            self._deliver(publication, source)
+        try:
+            if not self._has(again):
+                self._deliver(publication, source)
+            body = encode(publication)
+        except BaseException:
+            self._gone(number)
+            raise
         numbers: dict[str, Any] = {"number": number, "floor": self._departures.floor}
         if again is not None:
             numbers["again"] = again
         posted = asyncio.get_running_loop().create_future()
+        doubts = self._peers.doubts if self._peers.all_hear else None
 
         def sent(sending: asyncio.Future[Any]) -> None:
             self._gone(number)
             problem = asyncio.CancelledError() if sending.cancelled() else sending.exception()
             if posted.done():
                 return
-            if problem is None:
+            if problem is None and doubts == self._peers.doubts:
                 posted.set_result(None)
                 return
             unavailable = Unavailable(UNREACHABLE)
@@ -300,8 +318,13 @@ class Switchboard:
             # Looked at, if by nobody else.
             posted.exception()
 
-        self._start_sending(_address(publication.audience), encode(publication), numbers).add_done_callback(sent)
+        self._start_sending(_address(publication.audience), body, numbers).add_done_callback(sent)
         return posted
+
+    @property
+    def posts_in_order(self) -> bool:
+        """Whether what is posted arrives in the order of posting, though nobody waits for one before the next."""
+        return self._post is not None
 
     def _has(self, published: tuple[str, int] | None) -> bool:
         """Whether members here have been given a publication of this name."""
@@ -331,12 +354,14 @@ class Switchboard:
         if holder == self.process:
             self._deliver(publication)
         elif holder in self._peers.alive():
-            await self._send(process_address(holder), encode(publication), forwards=MAX_FORWARDS)
+            address = process_address(holder)
+            await self._send_heard(holder, address, encode(publication), {"forwards": MAX_FORWARDS})
         else:
             # Its home is dead, or so new that it has not been heard; wherever it is, only that process delivers.
             # Numbered, since two hear it while the connection moves.
             with self._numbered(here_first=True) as number:
-                await self._send(EVERYBODY, encode(publication), number=number, floor=self._departures.floor)
+                numbers = {"number": number, "floor": self._departures.floor}
+                await self._send_heard(None, EVERYBODY, encode(publication), numbers)
 
     def _deliver(self, publication: Publication, source: tuple[str, int] | None = None) -> None:
         audience = publication.audience
@@ -354,7 +379,9 @@ class Switchboard:
             return
         outgoing = Outgoing(publication.frame, ttl_secs=publication.ttl_secs, source=source)
         if everybody:
-            everybody.deliver(outgoing)
+            everybody.deliver(outgoing, self._numbering)
+        if some:
+            self._numbering.settle()
         for member in some:
             member.deliver(outgoing)
         if arrivals:
@@ -397,6 +424,7 @@ class Switchboard:
 
     def taken(self) -> dict[str, Tally]:
         """What members of this process have been given so far, by publishing process."""
+        self.settle()
         return self._taken | {self.process: self._departures.taken_here()}
 
     def adopt(self, arrival: Arrival, member: Member, moves: int) -> None:
@@ -472,7 +500,8 @@ class Switchboard:
             # More than once, if need be: until its home knows, it looks there for what has gone.
             for _ in range(TELL_HOME_TRIES):
                 with suppress(Refusal):
-                    await self._send(process_address(moved.connection[:PROCESS_HEX_DIGITS]), encode(moved))
+                    home = moved.connection[:PROCESS_HEX_DIGITS]
+                    await self._send_heard(home, process_address(home), encode(moved), {})
                     return
                 await asyncio.sleep(TELL_HOME_SECS)
 
@@ -662,9 +691,16 @@ class Switchboard:
             if not self._alone:
                 await self._lines.want(EVERYBODY)
                 # Before the first connection is here: nobody may count without this process then.
-                await self._hello(first=True)
+                await self._hello(ask=True)
             if self._listen_directly:
-                self._end_listening = self._layer.listen(self._lines.channel, self._read, self._line_changed)
+                own = {"type": MESSAGE_TYPE, "origin": self.process}
+                self._end_listening = self._layer.listen(
+                    self._lines.channel,
+                    self._read,
+                    self._line_changed,
+                    on_silence=self._line_is_silent,
+                    passing_over=own,
+                )
             else:
                 self._running.append(asyncio.create_task(self._listen(), name="switchboard"))
             if not self._alone:
@@ -691,29 +727,45 @@ class Switchboard:
                 async with asyncio.timeout(conf.settings.ANSWER_SECS):
                     await self._send(EVERYBODY, encode(Goodbye(self.process)))
 
-    async def _hello(self, *, first: bool) -> None:
+    async def _hello(self, *, ask: bool) -> None:
+        hello = Hello(self.process, self._peers.doubts if ask else None, deaf=self._deaf)
         # Without an origin: its own hellos are for this process too.
-        await self._send(EVERYBODY, encode(Hello(self.process, first)), origin="")
+        await self._send(EVERYBODY, encode(hello), origin="")
 
     async def _say_hello(self) -> None:
-        first = False
+        failed = False
         while True:
-            complete = self._peers.is_complete(_now())
-            await asyncio.sleep(self._peers.hello_secs / (1 if complete else 4))
+            certain = self._peers.is_complete(_now()) and self._peers.all_hear
+            await asyncio.sleep(self._peers.hello_secs / (1 if certain else 4))
             try:
-                await self._hello(first=first)
-                first = False
+                # Whoever answered is forgotten over a longer silence, so ask again then, as at first.
+                await self._hello(ask=failed or not self._peers.all_hear)
+                failed = False
             except Unavailable:
-                # Whoever answered is forgotten over a longer silence, so ask again as at first.
-                first = True
+                failed = True
 
     def _line_changed(self, up: bool) -> None:
         """The layer says that it has lost its way to this process, or has all of it back."""
+        self._deaf = not up
         self._peers.disturbed()
+        self._peers.doubt()
+        if not self._alone:
+            # It tells the others that this process does not hear them, or asks who hears it.
+            self._in_background(self._hello_now(), "hello from a line that changed")
         if up:
             logger.warning("The other processes are reached again; what they published meanwhile is missed here")
         else:
             logger.error("The line from the other processes is lost")
+
+    def _line_is_silent(self) -> None:
+        """The layer says that it waits for an answer; others may have waited in vain, and not be back at once."""
+        self._peers.doubt()
+        if not self._alone:
+            self._in_background(self._hello_now(), "hello on a silent line")
+
+    async def _hello_now(self) -> None:
+        with suppress(Refusal):
+            await self._hello(ask=True)
 
     async def _listen(self) -> None:
         while True:
@@ -721,6 +773,7 @@ class Switchboard:
                 self._read(await self._layer.receive(self._lines.channel))
             except Exception:
                 self._peers.disturbed()
+                self._peers.doubt()
                 logger.exception("The line to the other processes is disturbed; listening again in a second")
                 await asyncio.sleep(1)
 
@@ -757,8 +810,8 @@ class Switchboard:
             self._peers.hear(envelope.process, _now())
             self._heard_hello.set()
             self._heard_hello = asyncio.Event()
-            if envelope.first and envelope.process != self.process:
-                self._in_background(self._greet(envelope.process), "hello to a newcomer")
+            if envelope.process != self.process:
+                self._take_hello(envelope)
         elif isinstance(envelope, Goodbye):
             self._peers.forget(envelope.process)
             for waiting in self._questions.values():
@@ -766,6 +819,15 @@ class Switchboard:
         else:
             if (asked := self._questions.get(envelope.number)) is not None:
                 asked.take(envelope)
+
+    def _take_hello(self, hello: Hello) -> None:
+        if hello.deaf:
+            self._peers.doubt(hello.process)
+        elif hello.answers is not None:
+            self._peers.answered(hello.process, hello.answers)
+        # Who has not all its subscriptions yet has heard this, and may miss the next.
+        if hello.asks is not None and not self._deaf:
+            self._in_background(self._greet(hello.process, hello.asks), "hello to who asked")
 
     def _take_publication(self, publication: Publication, message: Mapping[str, Any]) -> None:
         number = message.get("number")
@@ -808,9 +870,10 @@ class Switchboard:
 
         self._in_background(pass_on(), "pass on")
 
-    async def _greet(self, newcomer: str) -> None:
+    async def _greet(self, process: str, asked: int) -> None:
+        asks = None if self._peers.hears(process) else self._peers.doubts
         with suppress(Refusal):
-            await self._send(process_address(newcomer), encode(Hello(self.process)))
+            await self._send(process_address(process), encode(Hello(self.process, asks, asked)))
 
     def _in_background(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -826,6 +889,15 @@ class Switchboard:
         except Exception as problem:
             self._disturbed(problem)
             raise Unavailable(UNREACHABLE) from problem
+
+    async def _send_heard(self, process: str | None, address: str, body: bytes, numbers: dict[str, Any]) -> None:
+        """As `_send`. Raises Unavailable also if a process, or without one any other, may not hear it."""
+        hears = self._peers.all_hear if process is None else self._peers.hears(process)
+        doubts = self._peers.doubts
+        if hears:
+            await self._send(address, body, **numbers)
+        if not hears or doubts != self._peers.doubts:
+            raise Unavailable(UNREACHABLE)
 
     def _start_sending(self, address: str, body: bytes, numbers: dict[str, Any]) -> asyncio.Future[Any]:
         """As `_send`, without waiting: where the layer can (hubs/layers), everything of one loop turn is one write."""
@@ -846,6 +918,8 @@ class Switchboard:
 
     def _disturbed(self, problem: BaseException) -> None:
         self._peers.disturbed()
+        if not isinstance(problem, ChannelFull):
+            self._peers.doubt()
         now = _now()
         # Of an outage one line a second tells enough.
         if now - self._complained_at >= COMPLAINT_SECS:

@@ -101,6 +101,41 @@ class Stamps(dict[int, bytes]):
         return frames
 
 
+class Batch:
+    """Data frames of one wire format that the same reliable clients get, one behind the other."""
+
+    __slots__ = ("_joined", "bytes", "sized", "stamps", "ttl_secs")
+
+    def __init__(self) -> None:
+        self.sized: list[Sized] = []
+        self.stamps: list[Stamps] = []
+        self.ttl_secs: list[int | None] = []
+        # The size of all together.
+        self.bytes = 0
+        self._joined: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.sized)
+
+    def add(self, outgoing: Outgoing, codec: Codec) -> None:
+        """Put one more behind the others."""
+        sized = outgoing.sized(codec)
+        if sized is not None:
+            self.sized.append(sized)
+            self.stamps.append(outgoing.stamps(codec))
+            self.ttl_secs.append(outgoing.ttl_secs)
+            self.bytes += sized[1]
+
+    def frames(self, first: int) -> bytes:
+        """All as finished WebSocket frames with ids from `first` on; clients that have come as far share them."""
+        try:
+            return self._joined[first]
+        except KeyError:
+            frames = b"".join([stamps[first + place] for place, stamps in enumerate(self.stamps)])
+            self._joined[first] = frames
+            return frames
+
+
 class Outgoing:
     """One frame on its way to many clients: each wire format is encoded at most once.
 

@@ -19,7 +19,8 @@ class Audience(Protocol):
     def write(self, frames: bytes) -> None:
         """Send the same finished frames to all, behind everything written to each so far.
 
-        A socket that is full is passed over, and its receiver told (`missed`); one that is closed is passed over.
+        A socket that is full is passed over, and its receiver gets them back (`missed`); one that is closed is
+        passed over.
         """
 
 
@@ -34,10 +35,22 @@ class Socket(Protocol):
         """Sockets of the same server, this one among them, as one audience. Made once and used often."""
 
     def write(self, frames: bytes) -> None:
-        """Send finished frames (framing.py); those of one turn of the event loop leave together. Not after the end."""
+        """Send finished frames (framing.py); those of one turn of the event loop leave together.
+
+        While the socket is full they are given back (`missed`); after its end they are dropped.
+        """
+
+    def settle(self) -> None:
+        """Have everything that was written to audiences so far written here, or given back, now.
+
+        For a receiver that puts something of its own behind what it was given back.
+        """
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close, behind everything written so far. `gone` follows in the next turn of the loop."""
+        """Close, behind everything written so far. `gone` follows in the next turn of the loop.
+
+        The reason has at most 123 bytes in UTF-8.
+        """
 
     def hold(self) -> None:
         """Read no more, until `read_on`: what the client sends waits in its own socket."""
@@ -56,13 +69,13 @@ class Receiver(Protocol):
         """A whole message has come, a text or a binary one."""
 
     def full(self) -> None:
-        """The client does not keep up: what is written before `room` only lengthens a buffer."""
+        """The client does not keep up: nothing is written before `room`."""
 
     def room(self) -> None:
         """The client has caught up."""
 
     def missed(self, frames: bytes) -> None:
-        """Frames for an audience were not written to this socket, since it is full."""
+        """Frames were not written, since the socket is full. All that come so are in the order in which they were."""
 
     def gone(self, code: int, reason: str) -> None:
         """The conversation is over, code and reason as in `websocket.disconnect`. Said once, and nothing follows."""

@@ -1,8 +1,9 @@
 """The two ASGI servers as this service needs them: uvicorn for production, daphne for development.
 
-It holds what the servers lack or have to be told, and nothing about hubs. The commands `serve` and
-`runserver` are its only callers. What both have to do alike is said once: how a message becomes
-frames in `framing.py`, how a conversation ends in `endings.py`.
+It holds what the servers lack or have to be told, and nothing about hubs: a WebSocket that does
+without ASGI's messages (`direct.py`), workers and how they come and go (`workers.py`, `stopping.py`).
+The commands `serve` and `runserver` are its only callers. What both servers have to do alike is said
+once: how a conversation ends in `endings.py`, how a message becomes frames in `hubs.protocols`.
 
 Any other ASGI server, or uvicorn without these classes, serves the same application with less:
 

@@ -56,7 +56,7 @@ class Sockets:
         # Sockets with something of their own to write when the turn is over.
         self._collecting: list[DirectSocket] = []
         self._scheduled = False
-        self._loop = asyncio.get_running_loop()
+        self.call_soon = asyncio.get_running_loop().call_soon
 
     def collect(self, socket: DirectSocket) -> None:
         """Have a socket write when this turn of the loop is over."""
@@ -91,15 +91,18 @@ class Sockets:
             frames = collected[0] if len(collected) == 1 else b"".join(collected)
             for socket in audience.sockets:
                 write = socket.ready
-                if write is not None:
-                    # A transport of uvloop collects, too: it makes one system call when the turn is over.
-                    write(frames)
-                else:
-                    socket.take(frames)
+                try:
+                    if write is not None:
+                        # A transport of uvloop collects, too: it makes one system call when the turn is over.
+                        write(frames)
+                    else:
+                        socket.take(frames)
+                except Exception:
+                    socket.drop()
 
     def _schedule(self) -> None:
         self._scheduled = True
-        self._loop.call_soon(self._end_of_turn)
+        self.call_soon(self._end_of_turn)
 
     def _end_of_turn(self) -> None:
         self._scheduled = False
@@ -108,7 +111,10 @@ class Sockets:
         if self._collecting:
             sockets, self._collecting = self._collecting, []
             for socket in sockets:
-                socket.flush()
+                try:
+                    socket.flush()
+                except Exception:
+                    socket.drop()
 
 
 class Audience:
@@ -137,6 +143,7 @@ class DirectSocket(asyncio.Protocol):
         "_over",
         "_parting",
         "_pinged",
+        "_pong",
         "_reader",
         "_receiver",
         "_size",
@@ -165,6 +172,8 @@ class DirectSocket(asyncio.Protocol):
         self._over = False
         # A ping was sent, and nothing has come since.
         self._pinged = False
+        # To a ping that came while it was full; the last one is enough (RFC 6455, section 5.5.3).
+        self._pong: bytes | None = None
         self._parting: endings.Parting | None = None
         self._timer: asyncio.TimerHandle | None = None
         # The transport's own `write`, while there is nothing to be minded.
@@ -173,10 +182,15 @@ class DirectSocket(asyncio.Protocol):
         self._slot = sockets.wheel.add(self)
         sockets.connections.add(self)
         transport.set_protocol(self)
-        receiver.opened(self)
         if early:
-            # What the client sent before it had the answer to its handshake.
-            asyncio.get_running_loop().call_soon(self.data_received, early)
+            # What the client sent before it had the answer to its handshake. More may come before this turn is over.
+            self._reader.feed(early)
+            sockets.call_soon(self._read)
+        try:
+            receiver.opened(self)
+        except Exception:
+            logger.exception("A conversation could not be begun")
+            self.fail()
 
     # For the receiver
 
@@ -190,10 +204,14 @@ class DirectSocket(asyncio.Protocol):
         return Audience(self._sockets, sockets)
 
     def write(self, frames: bytes) -> None:
-        """Send finished frames; those of one turn of the loop leave together. Not after the end."""
+        """Send finished frames; those of one turn of the loop leave together."""
         sockets = self._sockets
         if sockets.entries and sockets.concerns(self):
+            # They come first, and may fill it.
             sockets.lay_down()
+        if self._full or self._over:
+            self.take(frames)
+            return
         collected = self._collected
         if not collected:
             self.ready = None
@@ -203,6 +221,11 @@ class DirectSocket(asyncio.Protocol):
         if self._size > MAX_COLLECTED_BYTES:
             self.flush()
 
+    def settle(self) -> None:
+        """Have everything written so far laid down here, or given back, before something that has to come behind it."""
+        if self._sockets.entries and self._sockets.concerns(self):
+            self._sockets.lay_down()
+
     def close(self, code: int, reason: str = "") -> None:
         """Close, behind everything written so far. `gone` follows in the next turn of the loop."""
         if not self._over:
@@ -210,7 +233,8 @@ class DirectSocket(asyncio.Protocol):
 
     def hold(self) -> None:
         """Read no more, until `read_on`."""
-        if not self._held:
+        # After the end there is the client's part of it to be read.
+        if not (self._held or self._over):
             self._held = True
             self._transport.pause_reading()
 
@@ -220,7 +244,8 @@ class DirectSocket(asyncio.Protocol):
             self._held = False
             self._transport.resume_reading()
             if self._reader.waits:
-                self._read()
+                # Not now: perhaps it is a receiver that asks, in the middle of a message.
+                self._sockets.call_soon(self._read)
 
     # For the transport
 
@@ -235,6 +260,7 @@ class DirectSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        self._read_nothing()
         self._tell(endings.CONNECTION_LOST)
         self._collected.clear()
         if self._parting is not None:
@@ -253,21 +279,31 @@ class DirectSocket(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """The transport's buffer has emptied."""
+        # What was written while it was full comes behind what the receiver holds back since then.
+        self.settle()
         self._full = False
         self._look()
         if not self._over:
+            if self._pong is not None:
+                self._insert(self._pong)
+                self._pong = None
             self._receiver.room()
 
     # For the server
 
     def take(self, frames: bytes) -> None:
-        """Frames for an audience, while `ready` says that it is not as simple as that."""
+        """Frames that cannot simply be written, as `ready` says."""
         if self._full and not self._over:
             self._receiver.missed(frames)
         elif not self._over:
             # Behind what is its own; `entries` are being laid down, and hold nothing back.
             self._collected.append(frames)
             self.flush()
+
+    def drop(self) -> None:
+        """Something failed that should not: the others are not to suffer from it. Called where it is caught."""
+        logger.exception("Frames could not be written")
+        self._transport.abort()
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -294,7 +330,7 @@ class DirectSocket(asyncio.Protocol):
             self._transport.abort()
             return
         self._pinged = True
-        self.write(_control(reading.PING, payload))
+        self._insert(_control(reading.PING, payload))
 
     def shutdown(self) -> None:
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
@@ -320,24 +356,27 @@ class DirectSocket(asyncio.Protocol):
                 if message is None:
                     return
                 kind, payload = message
-                if kind == reading.TEXT:
-                    text = payload.decode()
-                    if not self._over:
-                        self._receiver.receive(text)
-                elif kind == reading.BINARY:
-                    if not self._over:
-                        self._receiver.receive(bytes(payload))
-                elif kind == reading.CLOSE:
+                told = payload.decode() if kind == reading.TEXT else bytes(payload)
+                if kind == reading.CLOSE:
                     self._closed(payload)
                     return
-                elif kind == reading.PING and not (self._over or self._full):
-                    self.write(_control(reading.PONG, payload))
             except Fault as fault:
                 self._break_off(fault.code)
                 return
             except UnicodeDecodeError:
                 self._break_off(endings.INVALID_DATA)
                 return
+            if self._over or kind == reading.PONG:
+                continue
+            if kind == reading.PING:
+                pong = _control(reading.PONG, payload)
+                if self._full:
+                    self._pong = pong
+                else:
+                    self._insert(pong)
+                continue
+            try:
+                self._receiver.receive(told)
             except Exception:
                 logger.exception("A message could not be handled")
                 self.fail()
@@ -345,9 +384,11 @@ class DirectSocket(asyncio.Protocol):
     def _closed(self, payload: bytes | bytearray) -> None:
         """The client closes, or answers our close frame."""
         code, reason = reading.close_of(payload)
+        self._read_nothing()
+        self.settle()
         if not self._over:
             self._tell(code, reason)
-            self.write(_control(reading.CLOSE, payload))
+            self._insert(_control(reading.CLOSE, payload))
         self.flush()
         # In case it takes nothing that is left for it.
         self._expire(2 * endings.CLOSING_SECS)
@@ -357,21 +398,25 @@ class DirectSocket(asyncio.Protocol):
 
     def _close(self, code: int, reason: str, secs: float) -> None:
         """Close by ourselves; the client has so many seconds to answer."""
-        self._settle()
+        self.settle()
+        if self._over:
+            # It missed something just now, and its receiver has closed it for that.
+            return
         self._over = True
         self._look()
-        asyncio.get_running_loop().call_soon(self._receiver.gone, code, reason)
-        self.write(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
+        self._sockets.call_soon(self._receiver.gone, code, reason)
+        self._insert(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
         self.read_on()
         self._expire(secs)
 
     def _break_off(self, code: int) -> None:
         """The client broke the protocol: say so, and see that it can be read."""
+        self._read_nothing()
+        self.settle()
         if not self._over:
-            self._settle()
             reason = endings.reason(code, self._agreed)
             self._tell(code, reason)
-            self.write(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
+            self._insert(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
         self.flush()
         if self._transport.is_closing():
             return
@@ -381,16 +426,29 @@ class DirectSocket(asyncio.Protocol):
         self._parting = endings.Parting(hang_up)
         self._expire(endings.CLOSING_SECS)
 
-    def _settle(self) -> None:
-        """Have everything that was written laid down here, before something that is the last."""
-        if self._sockets.entries and self._sockets.concerns(self):
-            self._sockets.lay_down()
+    def _insert(self, frame: bytes) -> None:
+        """Collect a control frame, full or not; a message's frames come in one piece, so it interrupts none."""
+        if not self._collected:
+            self.ready = None
+            self._sockets.collect(self)
+        self._collected.append(frame)
+        self._size += len(frame)
+        if self._size > MAX_COLLECTED_BYTES:
+            self.flush()
+
+    def _read_nothing(self) -> None:
+        """Whatever the client has sent, and may still send, is of no interest any more."""
+        self._held = False
+        self._reader = Reader(0)
 
     def _tell(self, code: int, reason: str = "") -> None:
         if not self._over:
             self._over = True
             self._look()
-            self._receiver.gone(code, reason)
+            try:
+                self._receiver.gone(code, reason)
+            except Exception:
+                logger.exception("The end of a conversation could not be handled")
 
     def _expire(self, secs: float) -> None:
         if self._timer is None:

@@ -62,7 +62,7 @@ class Wheel:
         self._passed = (self._passed + 1) % SLOTS
         self._turns += 1
         payload = (self._turns & 0xFFFFFFFF).to_bytes(4, "big")
+        # First, so that it goes on whatever happens to one of them; and who goes may be the last.
+        self._wait()
         for socket in list(self._slots[self._passed]):
             socket.beat(payload)
-        if self._count and self._timer is None:
-            self._wait()

@@ -14,6 +14,7 @@ Pure: bytes in, values out.
 
 from __future__ import annotations
 
+from websockets.exceptions import ProtocolError
 from websockets.frames import Close
 from websockets.speedups import apply_mask
 
@@ -142,15 +143,10 @@ class Reader:
 
 def close_of(payload: bytes | bytearray) -> tuple[int, str]:
     """Code and reason of a close frame; 1005 where it has none. Raises Fault."""
-    if not payload:
-        return 1005, ""
-    if len(payload) == 1:
-        raise Fault(PROTOCOL_ERROR)
-    close = Close(int.from_bytes(payload[:2], "big"), "")
     try:
-        close.check()
-        return close.code, bytes(payload[2:]).decode()
+        close = Close.parse(bytes(payload))
     except UnicodeDecodeError:
         raise Fault(INVALID_DATA) from None
-    except Exception:
+    except ProtocolError:
         raise Fault(PROTOCOL_ERROR) from None
+    return close.code, close.reason

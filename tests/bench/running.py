@@ -14,6 +14,7 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection, serve
 
 from bench.holding import Door
+from bench.servers import SET_UPS
 from tests.running import PATIENCE, ROOT, Redis
 
 # A bench starts several servers, one after the other.
@@ -21,13 +22,16 @@ LONG = PATIENCE * 15
 
 
 def run_bench(name: str, *arguments: str, results: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run `python -m bench.<name>`; gives how it ended, and the raw figures that it wrote."""
+    """Run `python -m bench.<name>`; gives how it ended, and the raw figures that it wrote to `results`, a tmp_path."""
     # redis-server may come from a Python package, where it is not on the PATH.
     path = os.pathsep.join([str(Path(Redis.executable()).parent), os.environ.get("PATH", "")])
+    # Beside those of all tests.
+    set_ups = results.parent / "set-ups"
+    set_ups.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", *arguments, "--results", str(results)],
         cwd=ROOT,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path, SET_UPS: str(set_ups)},
         capture_output=True,
         text=True,
         timeout=PATIENCE * 12,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.azure import BIG, MESSAGE_BYTES, SMALL, Kind, _check, search
+from bench.azure import BIG, IN_TIME, MESSAGE_BYTES, SMALL, Kind, _check, search
 from bench.holding import Held, Numbered, Reader, Wrong
 from bench.wire import Handshake
 from tests.bench.running import LONG, run_bench
@@ -100,12 +100,15 @@ def test_a_payload_has_azures_size() -> None:
 
 @pytest.mark.timeout(LONG)
 def test_a_quick_run_holds_one_unit_of_each_kind(tmp_path: Path) -> None:
-    done, raw = run_bench("azure", "--quick", results=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done, raw = run_bench("azure", "--quick", "--secs", "1", "--connections", "200", results=tmp_path)
     assert [(step["kind"], step["units"], step["connections"]) for step in raw["runs"]] == [
-        ("big", 1, 1000),
-        ("small", 1, 1000),
-    ]
-    assert [step["expected"] for step in raw["runs"]] == [6_000, 8_000]
+        ("big", 1, 200),
+        ("small", 1, 200),
+    ], done.stdout + done.stderr
+    assert [step["expected"] for step in raw["runs"]] == [3_000, 4_000]
     assert all(step["delivered"] == step["expected"] for step in raw["runs"])
-    assert "the traffic of 1 Azure unit " in done.stdout
+    # A busy machine may make them late, and then the bench has to say so.
+    held = [step["in_time"] >= IN_TIME for step in raw["runs"]]
+    assert done.returncode == (0 if all(held) else 1), done.stdout + done.stderr
+    assert done.stdout.count("the traffic of 1 Azure unit (on 200 connections") == sum(held)
+    assert done.stdout.count("not even the first step was held") == held.count(False)

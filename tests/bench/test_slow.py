@@ -15,7 +15,8 @@ from tests.bench.running import LONG, run_bench
 
 @pytest.mark.timeout(LONG)
 def test_a_quick_run_sees_slow_clients_closed_and_readers_unharmed(tmp_path: Path) -> None:
-    done, raw = run_bench("slow", "--quick", results=tmp_path)
+    # Large messages, so that soon more than enough waits.
+    done, raw = run_bench("slow", "--quick", "--readers", "4", "--bytes", "32768", results=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     phases, waves = raw["runs"]["phases"], raw["runs"]["waves"]
     assert [phase["name"] for phase in phases] == ["without", "with slow clients", "without, after"]

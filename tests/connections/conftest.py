@@ -11,6 +11,7 @@ import pytest
 
 from hubs.upstream import handlers, hub
 from hubs.upstream.handlers import HubHandlers
+from tests.connections.world import World
 from tests.running import PATIENCE
 
 
@@ -67,6 +68,25 @@ def application() -> Iterator[HubHandlers]:
     own = hub(f"hub_{secrets.token_hex(6)}")
     yield own
     del handlers._HUBS[own.hub]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a world run once with each kind of sockets; what is drawn from a seed, with both kinds together."""
+    if hasattr(metafunc.module, "World"):
+        names = metafunc.fixturenames
+        # A test with Redis takes as long as it takes.
+        kinds = ["mixed"] if "redis_server" in names else ["asgi", "mixed"] if "seed" in names else ["asgi", "direct"]
+        # Before there is a world.
+        names.insert(0, "kind_of_sockets")
+        metafunc.parametrize("kind_of_sockets", kinds, indirect=True)
+
+
+@pytest.fixture
+def kind_of_sockets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What clients of a world have for sockets."""
+    monkeypatch.setattr(World, "KIND", request.param)
+    kind: str = request.param
+    return kind
 
 
 WebPubSub = Callable[..., None]

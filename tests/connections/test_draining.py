@@ -126,3 +126,59 @@ def test_who_was_away_before_is_kept_for_its_client(world: World, webpubsub: Web
 
 def test_there_is_nothing_to_wait_for_without_clients(world: World) -> None:
     world.until(_start(world), limit=0.1)
+
+
+def test_a_client_that_comes_back_to_the_process_that_stops_is_to_try_elsewhere(
+    world: World, webpubsub: WebPubSub
+) -> None:
+    webpubsub(DRAIN_SECS=20)
+    a, b = world.processes
+    [client] = _clients(world, 1)
+    done = _start(world)
+    world.pass_time(1)
+    # Its handshake was under way when the process stopped to let anybody in.
+    assert client.recover(a).refused == 503
+    client.recover(b)
+    world.until(done, limit=1)
+    client.socket.say({"type": "sendToGroup", "group": "g", "dataType": "text", "data": "here", "ackId": 1})
+    client.hears("here")
+
+
+def test_a_client_whose_handshake_is_being_answered_is_told_how_to_come_back(world: World) -> None:
+    a, b = world.processes
+    client = Client(world, "chat")
+    client.start(a)
+    # It is known to the process, and its socket is not open yet.
+    world.until(lambda: a.connection(client))
+    assert client.socket.accepted is None
+    connection = a.connection(client)
+    assert connection is not None
+
+    async def retire() -> None:
+        connection.retire()
+
+    a.run(retire())
+    world.until(lambda: client.socket.closed)
+    assert (client.token != "", client.socket.closed) == (True, AWAY)
+    client.recover(b)
+    assert client.at(b)
+
+
+def test_the_last_acks_are_sent_to_those_who_have_to_wait_for_them(world: World) -> None:
+    a, _ = world.processes
+    [client] = _clients(world, 1)
+    connection = a.connection(client)
+    assert connection is not None
+    connection.ack_pause_secs = 0.005
+    client.socket.say({"type": "joinGroup", "group": "h", "ackId": 7})
+    world.until(lambda: "h" in connection.groups and not connection.lane.busy)
+    assert client.socket.closed is None
+
+    async def retire() -> None:
+        connection.retire()
+        connection.retire()
+
+    a.run(retire())
+    world.until(lambda: client.socket.closed)
+    assert client.socket.closed == AWAY
+    assert [frame["ackId"] for frame in client.sockets[0].frames if frame["type"] == "ack"] == [7]

@@ -333,3 +333,34 @@ async def test_finishing_lets_the_handler_finish_and_does_nothing_else(handler: 
     await soon(handler.finished(1))
     await turns()
     assert (handler.begun, handler.done, handler.failures) == (["e"], ["e"], [])
+
+
+# Two readers, as a reliable client has for a moment
+
+
+async def test_both_readers_of_a_lane_go_on_when_there_is_room(handler: Handler, webpubsub: WebPubSub) -> None:
+    webpubsub(MAX_WAITING_FRAMES=1)
+    handler.lane.take(_event("slow"))
+    readers = [asyncio.create_task(handler.lane.put(_event(str(number)))) for number in range(2)]
+    await turns()
+    assert [reader.done() for reader in readers] == [False, False]
+    handler.go_on.set()
+    for reader in readers:
+        await soon(reader)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_no_reader_waits_for_room_in_a_lane_that_is_stopped(
+    handler: Handler, webpubsub: WebPubSub, begun: bool
+) -> None:
+    webpubsub(MAX_WAITING_FRAMES=1)
+    called: list[str] = []
+    handler.lane.take(_event("slow"))
+    if begun:
+        await turns()
+    assert not handler.lane.take(_event("waits"))
+    handler.lane.when_room(lambda: called.append("one"))
+    handler.lane.when_room(lambda: called.append("another"))
+    handler.lane.stop()
+    await turns()
+    assert called == ["one", "another"]

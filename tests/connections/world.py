@@ -10,6 +10,9 @@ The layer behaves as Redis does, which the hand-over relies on. What one process
 order of sending; a message reaches the inboxes of all subscribers at once and in one order for all;
 each process reads its inbox with a delay of its own. A subscription is in force some time after
 `group_add` has returned, in order with the process's others.
+
+Sockets are of one of two kinds, as servers offer them: ASGI's, or the direct ones of hubs/servers, with
+a transport that soon has enough. Where they are direct, the layer can post, as ours can.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from channels_redis.pubsub import RedisPubSubChannelLayer
@@ -35,8 +38,12 @@ from hubs.messaging import switchboard as switchboards
 from hubs.messaging.lines import LINGER_SECS
 from hubs.messaging.switchboard import Switchboard
 from hubs.protocols.codec import CODECS
+from hubs.protocols.extension import EXTENSION
 from hubs.rules.roles import Permissions
+from hubs.servers.direct import DirectSocket, Sockets
 from hubs.upstream.session import Session
+from tests.servers.raw import frame
+from tests.servers.transports import Transport
 
 RELIABLE = "json.reliable.webpubsub.azure.v1"
 ANY_GROUP = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
@@ -85,6 +92,14 @@ class Process:
         self.board = Switchboard(world.new_layer(self), alone=False)
         switchboards._switchboards[self.loop] = self.board
         self.dead = False
+        self._sockets: Sockets | None = None
+
+    @property
+    def sockets(self) -> Sockets:
+        """What its direct sockets share. Of pings nothing is to be seen here."""
+        if self._sockets is None:
+            self._sockets = Sockets(set(), 1 << 22, 1e9)
+        return self._sockets
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Have something run here."""
@@ -208,11 +223,22 @@ class Layer:
         await asyncio.sleep(self.world.random.uniform(0, longest))
 
 
+class PostingLayer(Layer):
+    """One that can be told to send without being waited for."""
+
+    def post(self, group: str, message: dict[str, Any]) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(self.group_send(group, message))
+
+
 class World:
     """Processes and their time."""
 
+    # Of which kind sockets are: "asgi", "direct" or "mixed".
+    KIND: ClassVar[str] = "asgi"
+
     def __init__(self, seed: int = 0, *, processes: int = 2) -> None:
         self.random = random.Random(seed)
+        self._kinds = random.Random(seed)
         self._now = 1000.0
         self.broker = Broker()
         # What went wrong in loops where nobody was there to be told.
@@ -234,7 +260,12 @@ class World:
 
     def new_layer(self, process: Process) -> Any:
         """The layer as one more process has it."""
-        return Layer(self, process)
+        return (Layer if self.KIND == "asgi" else PostingLayer)(self, process)
+
+    def new_socket(self, process: Process) -> Socket:
+        """A socket to one of the processes."""
+        direct = self.KIND == "direct" or (self.KIND == "mixed" and self._kinds.random() < 0.5)
+        return DirectEnd(process) if direct else Socket(process)
 
     @property
     def now(self) -> float:
@@ -367,6 +398,9 @@ class Socket:
         self._gone = False
         self.task: asyncio.Task[Any] | None = None
 
+    # What the server offers.
+    extensions: ClassVar[dict[str, Any]] = {"websocket.http.response": {}}
+
     async def receive(self) -> dict[str, Any]:
         return await self._incoming.get()
 
@@ -417,6 +451,103 @@ class Socket:
         return self.task is not None and self.task.done()
 
 
+class DirectEnd(Socket):
+    """The same, to a server that hands it over: what stands between it and the connection is the product's."""
+
+    extensions: ClassVar[dict[str, Any]] = Socket.extensions | {EXTENSION: {}}
+
+    # Little enough for the server to find it full now and then.
+    HIGH, LOW = 400, 100
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process)
+        self._transport: Transport | None = None
+        self._early = b""
+        self._read = 0
+        self._reading: asyncio.Task[None] | None = None
+
+    async def send(self, event: dict[str, Any]) -> None:
+        if EXTENSION not in event:
+            await super().send(event)
+            return
+        if self._gone:
+            raise ConnectionResetError
+        self.accepted = event.get("subprotocol") or ""
+        self._transport = transport = _Watched(self)
+        DirectSocket(self.process.sockets, transport.as_transport(), event[EXTENSION], self.accepted, self._early)
+
+    def written(self) -> None:
+        """Something is there to be read."""
+        if self._reading is None:
+            self._reading = self.process.loop.create_task(self._read_all())
+
+    async def _read_all(self) -> None:
+        transport = self._transport
+        assert transport is not None
+        while transport.buffer and not self._gone:
+            if self.gate is not None:
+                await self.gate()
+            await asyncio.sleep(0)
+            if self._gone:
+                break
+            transport.take(self.HIGH // 2)
+            self._hear()
+        self._reading = None
+
+    def _hear(self) -> None:
+        assert self._transport is not None
+        frames = self._transport.frames
+        for opcode, payload in frames[self._read :]:
+            self._read += 1
+            if opcode == 0x8:
+                self.closed = (int.from_bytes(payload[:2], "big"), payload[2:].decode())
+                self._gone = True
+                self._transport.say(frame(0x8, payload))
+                self._transport.take()
+                return
+            told = json.loads(payload)
+            self.frames.append(told)
+            self.on_frame(told)
+
+    def say(self, frame_: Mapping[str, Any]) -> None:
+        self._say(frame(0x1, json.dumps(frame_).encode()))
+
+    def _say(self, data: bytes) -> None:
+        if self._gone:
+            return
+        if self._transport is None:
+            self._early += data
+        else:
+            self.process.loop.call_soon(self._transport.say, data)
+
+    def _leave(self, code: int) -> None:
+        if self._transport is None:
+            super()._leave(code)
+        elif not self._gone:
+            if code != LOST:
+                self._say(frame(0x8, code.to_bytes(2, "big")))
+                self.process.loop.call_soon(self._transport.take)
+            else:
+                self.process.loop.call_soon(self._transport.cut)
+            self._gone = True
+
+    @property
+    def done(self) -> bool:
+        return super().done and (self._transport is None or self._transport.lost)
+
+
+class _Watched(Transport):
+    """A transport that tells its client of what is written."""
+
+    def __init__(self, end: DirectEnd) -> None:
+        super().__init__(end.process.loop, high=end.HIGH, low=end.LOW)
+        self._end = end
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self._end.written()
+
+
 class Client:
     """A reliable client as SDKs are: it counts what it is told, acknowledges, and comes back."""
 
@@ -462,7 +593,8 @@ class Client:
 
         async def serve() -> None:
             await socket.receive()
-            await _Conversation({}, socket.receive, socket.send).begin({}, self.id, admission)
+            scope = {"extensions": socket.extensions}
+            await _Conversation(scope, socket.receive, socket.send).begin(scope, self.id, admission)
 
         socket.task = process.spawn(serve())
         return socket
@@ -478,7 +610,7 @@ class Client:
             "query_string": urlencode(query).encode(),
             "headers": [(b"host", b"testserver")],
             "subprotocols": [RELIABLE],
-            "extensions": {"websocket.http.response": {}},
+            "extensions": socket.extensions,
         }
         socket.task = process.spawn(HubConsumer()(scope, socket.receive, socket.send))
         return socket
@@ -503,7 +635,7 @@ class Client:
         self.socket.say({"type": "sequenceAck", "sequenceId": self.last})
 
     def _socket(self, process: Process) -> Socket:
-        socket = Socket(process)
+        socket = self.world.new_socket(process)
         socket.on_frame = lambda frame: self._take(socket, frame)
         self.sockets.append(socket)
         return socket

@@ -15,7 +15,7 @@ from redis.asyncio import Redis as Client
 from hubs.layers import link, redis, wire
 from hubs.layers.errors import LayerFull
 from hubs.layers.redis import RedisLayer
-from tests.layers.conftest import Ear, Layers, soon
+from tests.layers.conftest import Ear, Layers, Message, soon
 from tests.running import PATIENCE, Redis
 
 
@@ -164,6 +164,28 @@ async def test_a_listener_that_fails_hears_the_next(layers: Layers, caplog: pyte
     here.post("g", {"n": 5})
     assert await soon(heard.get()) == 2
     assert "could not be handled" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"symmetric_encryption_keys": ["k"]}, {"serializer_format": "json"}],
+    ids=["plain", "secret", "json"],
+)
+async def test_a_listener_passes_over_what_it_published(layers: Layers, options: dict[str, Any]) -> None:
+    layer = layers(**options)
+    channel, heard = await soon(layer.new_channel()), asyncio.Queue[Message]()
+    layer.listen(channel, heard.put_nowait, lambda up: None, passing_over={"type": "x", "from": "me"})
+    await soon(layer.group_add("g", channel))
+    own = [{"type": "x", "from": "me"}, {"type": "x", "from": "me", "n": 1}]
+    others = [{"type": "x", "from": "you"}, {"type": "x"}, {"n": 1}, {"type": "x", "n": 1, "from": "me"}]
+    others.append({"type": "x", "from": "me"} | {f"{number}": number for number in range(20)})
+    others.append({})
+    for message in (*own, *others):
+        layer.post("g", message)
+    # Where the first bytes do not tell, it gets them all.
+    for message in others if not options else (*own, *others):
+        assert await soon(heard.get()) == message
+    assert heard.empty()
 
 
 async def test_a_listener_may_end_while_it_is_told(layers: Layers) -> None:

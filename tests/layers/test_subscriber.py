@@ -25,7 +25,7 @@ class Held:
     async def dial(self) -> Held:
         return self
 
-    def serve(self, on_replies: Callable[[list[Any]], None], on_lost: Any, on_quiet: Any) -> None:
+    def serve(self, on_replies: Callable[[list[Any]], None], on_lost: Any, *on_beats: Any) -> None:
         self.reply, self.lost = on_replies, on_lost
 
     def write(self, data: bytes) -> None:
@@ -57,7 +57,7 @@ async def turns() -> None:
 
 @pytest.fixture
 async def subscriber() -> Any:
-    made = Subscriber(Held(), lambda topic, payload: None, lambda up: None)  # type: ignore[arg-type]
+    made = Subscriber(Held(), lambda topic, payload: None, lambda up: None, lambda: None)  # type: ignore[arg-type]
     yield made
     await made.close()
 

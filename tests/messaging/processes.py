@@ -38,6 +38,12 @@ async def hears_hello(board: Switchboard, *, of: Switchboard) -> None:
         await soon(board._heard_hello.wait())
 
 
+async def trusts_all(board: Switchboard) -> None:
+    """Wait until a process has no doubt that all others it knows of hear it."""
+    while not board._peers.all_hear:
+        await soon(board._heard_hello.wait())
+
+
 async def knows(board: Switchboard, *others: Switchboard) -> None:
     """Wait until a process takes these others for all that live."""
     processes = {other.process for other in others}

@@ -8,6 +8,7 @@ from hubs.errors import Unavailable
 from hubs.messaging.switchboard import Switchboard
 from hubs.messaging.tally import RECENT_NUMBERS, Recent
 from tests.messaging.conftest import Client, Processes, line_of, publication, soon
+from tests.messaging.processes import trusts_all
 
 
 async def _break() -> None:
@@ -32,6 +33,7 @@ async def test_everybody_gets_it_once(process: Processes, moment: str) -> None:
     name = await _fails(here, "one")
     assert await _fails(here, "one", name) == name
     del hooks["group_send"]
+    await trusts_all(here)
     await soon(here.publish(publication("one"), again=name))
     await soon(here.publish(publication("two")))
     for client in (near, far):
@@ -47,6 +49,7 @@ async def test_from_another_process(process: Processes) -> None:
     line_of(here).after["group_send"] = _break
     name = await _fails(here, "one")
     del line_of(here).after["group_send"]
+    await trusts_all(here)
     # Both have heard it when they hear this.
     await soon(here.publish(publication("two")))
     for client in clients:

@@ -66,7 +66,10 @@ _ANSWERS = st.builds(
     problem=st.none() | _TEXTS,
     message=_TEXTS,
 )
-_HELLOS = st.builds(Hello, process=_TEXTS, first=st.booleans()) | st.builds(Goodbye, process=_TEXTS)
+_NUMBERS = st.none() | st.integers(0, 2**63)
+_HELLOS = st.builds(Hello, process=_TEXTS, asks=_NUMBERS, answers=_NUMBERS, deaf=st.booleans()) | st.builds(
+    Goodbye, process=_TEXTS
+)
 
 
 @given(_PUBLICATIONS | _QUESTIONS | _ANSWERS | _HELLOS)

@@ -136,3 +136,44 @@ def test_whether_it_hears_itself(peers: Peers, deaf: bool) -> None:
         peers.hear("own", now + 1)
     peers.hear("other", now + 1)
     assert peers.hears_itself(now + 0.5) is not deaf
+
+
+def test_in_doubt_until_it_has_answered(peers: Peers) -> None:
+    peers.hear("other", 0)
+    peers.hear("third", 0)
+    assert peers.all_hear
+    peers.doubt()
+    asked = peers.doubts
+    peers.answered("other", asked)
+    assert peers.hears("other")
+    assert not peers.hears("third")
+    # What was asked before the next disturbance says nothing about after it.
+    peers.doubt()
+    peers.answered("other", asked)
+    assert not peers.hears("other")
+    for process in ("other", "third"):
+        peers.answered(process, peers.doubts)
+    assert peers.all_hear
+
+
+def test_one_alone_in_doubt(peers: Peers) -> None:
+    peers.hear("other", 0)
+    peers.hear("third", 0)
+    peers.doubt("other")
+    # Of one that was never heard there is nothing to doubt.
+    peers.doubt("unknown")
+    assert peers.hears("third")
+    assert not peers.all_hear
+    peers.forget("other")
+    assert peers.all_hear
+
+
+def test_the_dead_are_in_doubt_until_they_are_known_to_be_dead(peers: Peers) -> None:
+    now = _settle(peers)
+    peers.hear("other", now)
+    peers.doubt()
+    for step in (1, 2, 3):
+        peers.hear("own", now + step)
+        assert not peers.all_hear
+    peers.hear("own", now + 4)
+    assert peers.all_hear

@@ -29,6 +29,8 @@ class Adapter:
         self._room = asyncio.Event()
         self._room.set()
         self._socket: Any = None
+        # What the server gave back.
+        self._missed: list[bytes] = []
         self._over = False
         self.answered = asyncio.Event()
 
@@ -47,8 +49,15 @@ class Adapter:
     def full(self) -> None:
         self._room.clear()
 
+    def missed(self, frames: bytes) -> None:
+        self._missed.append(frames)
+
     def room(self) -> None:
-        self._room.set()
+        missed, self._missed = self._missed, []
+        for frames in missed:
+            self._socket.write(frames)
+        if not self._missed:
+            self._room.set()
 
     def gone(self, code: int, reason: str) -> None:
         assert not self._over, "told twice"

@@ -39,8 +39,9 @@ async def test_nothing_comes_between_the_frames_of_a_message(running: Running) -
         while left or pongs < 20:
             first = await client.frame()
             if first.opcode == PONG:
-                assert first.payload == b"%d" % pongs
-                pongs += 1
+                # Of several pings that came while its buffer was full a server may answer the last one alone.
+                assert int(first.payload) >= pongs
+                pongs = int(first.payload) + 1
                 continue
             assert (first.opcode, first.final, len(first.payload)) == (BINARY, False, LIMIT)
             rest = [await client.frame() for _ in range(3)]

@@ -205,12 +205,12 @@ async def test_a_worker_that_cannot_start_is_tried_again_less_and_less_often(sup
         works.order("serve")
         await supervised.says("Worker 1 is ready")
         tries = []
-        for _ in range(4):
+        for _ in range(3):
             tries.append(await supervised.birth(2))
             tries[-1].order("die 1")
         pauses = [later.born_at - earlier.born_at for earlier, later in pairwise(tries)]
-        assert [pause > least for pause, least in zip(pauses, (0.5, 1, 2), strict=True)] == [True] * 3
-        assert "Worker 2 is started again in 2 seconds" in supervised.said()
+        assert [pause > least for pause, least in zip(pauses, (0.5, 1), strict=True)] == [True] * 2
+        await supervised.says("Worker 2 is started again in 2 seconds")
         assert supervised.process.poll() is None
         # The one that works serves both places.
         assert {await supervised.who_answers() for _ in range(20)} == {works.pid}
@@ -427,9 +427,10 @@ async def test_who_was_accepted_a_moment_ago_is_let_in(supervise: Supervise) -> 
             writer.write(HANDSHAKE)
             assert (await reader.readline()) == b"HTTP/1.1 101 Switching Protocols\r\n"
         assert await child.hears() == "draining 0"
+        # A client that is cut off answers no close frame; nobody waits for that.
+        writer.close()
         child.order("go")
         assert await supervised.status() == -signal.SIGTERM
-        writer.close()
 
 
 async def test_log_records_say_which_worker_and_stay_whole(supervise: Supervise) -> None:

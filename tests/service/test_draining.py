@@ -6,11 +6,13 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from tests.running import PATIENCE, Redis, Service
-from tests.service.client import JSON, Client, Sdk, Target, group_message, ok, opened, publish, reliable
+from tests.service.client import JSON, Sdk, Target, group_message, ok, opened, publish, reliable
 
 Unique = Callable[[str], str]
 
@@ -18,24 +20,39 @@ HUB = "handled"
 
 
 class Pair:
-    """Two machines behind one public address; the first one can be stopped."""
+    """Two machines behind one public address. The second one goes on; the first one is started and stopped."""
 
-    def __init__(self, installed: Service, redis: Redis, env: dict[str, str]) -> None:
-        env = {"REDIS_URL": redis.url, "EXTRA_APPS": "tests.service.handlers", "DRAIN_SECS": "20"} | env
-        self.first = Service(installed.data_dir, env=env).start()
-        self.second = Service(installed.data_dir, env=env | {"EXTRA_ENDPOINTS": self.first.endpoint}).start()
+    def __init__(self, data_dir: Path, redis: Redis) -> None:
+        env = {"REDIS_URL": redis.url, "EXTRA_APPS": "tests.service.handlers", "DRAIN_SECS": "20"}
+        self.first = Service(data_dir, env=env)
+        self.second = Service(data_dir, env=env | {"EXTRA_ENDPOINTS": self.first.endpoint}).start()
         whole = self.first.connection_string
         self.home, self.other = Target(whole), Target(whole.replace(self.first.endpoint, self.second.endpoint))
+        self._env = self.first.env
 
-    async def know_each_other(self) -> None:
-        """Wait until the first has heard of the second: an answer from everybody is one from it, too."""
+    async def begin(self, **env: str) -> None:
+        """Start the first one with these settings and a new log, and wait until the two know each other."""
+        self.first.env = self._env | env
+        self.first.log.unlink(missing_ok=True)
+        await asyncio.to_thread(self.first.start)
         async with opened(self.home.url(HUB), JSON) as one, opened(self.other.url(HUB), JSON) as other:
             for client, number in ((one, 1), (other, 2)):
                 await client.join("everybody", ack_id=number)
-            sdk = self.home.service_client(HUB)
             async with asyncio.timeout(PATIENCE):
-                while len(await asyncio.to_thread(lambda: list(sdk.list_connections(group="everybody")))) < 2:
-                    pass
+                # An answer from everybody is one from the other, too.
+                for target in (self.home, self.other):
+                    while await self._members(target, "everybody") != 2:
+                        pass
+
+    @staticmethod
+    async def _members(target: Target, group: str) -> int | None:
+        """How many there are, if that can be known: maybe the first one was not given the time to say goodbye."""
+        try:
+            return len(await Sdk(target, HUB).members(group))
+        except HttpResponseError as unknown:
+            if unknown.status_code != 503:
+                raise
+            return None
 
     def stop_first(self) -> None:
         assert self.first.process is not None
@@ -54,50 +71,47 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """A service that is set up and does not run."""
-    return Service(tmp_path_factory.mktemp("draining")).set_up()
+def lasting_pair(service: Service, redis_server: Redis) -> Iterator[Pair]:
+    """Two processes, of which only the second one runs; on the data of the shared service."""
+    made = Pair(service.data_dir, redis_server)
+    yield made
+    stopped_well(made.second)
 
 
 @pytest.fixture
-def begin(installed: Service, redis_server: Redis) -> Iterator[Callable[..., Pair]]:
-    """`begin(DRAIN_PER_SEC="20")`: two processes."""
-    pairs: list[Pair] = []
-
-    def started(**env: str) -> Pair:
-        pairs.append(Pair(installed, redis_server, env))
-        return pairs[-1]
-
-    yield started
-    for pair in pairs:
-        for service in (pair.first, pair.second):
-            service.stop()
-            assert "Traceback" not in service.log.read_text(), service.log.read_text()
+def pair(lasting_pair: Pair) -> Iterator[Pair]:
+    """The same; the first one does not outlive the test."""
+    yield lasting_pair
+    stopped_well(lasting_pair.first)
 
 
-async def test_clients_are_sent_away_at_the_set_rate(begin: Callable[..., Pair]) -> None:
-    pair = begin(DRAIN_PER_SEC="20")
-    await pair.know_each_other()
+def stopped_well(service: Service) -> None:
+    service.stop()
+    assert "Traceback" not in service.log.read_text(), service.log.read_text()
+
+
+async def test_clients_are_sent_away_at_the_set_rate_until_a_second_signal_ends_it(pair: Pair) -> None:
+    await pair.begin(DRAIN_PER_SEC="1", DRAIN_SECS="600")
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         url = pair.home.url(HUB)
-        clients = [await stack.enter_async_context(opened(url, JSON)) for _ in range(40)]
-
-        async def goes(client: Client) -> float:
-            assert await client.closed() == (1001, "")
-            return loop.time()
-
-        going = [asyncio.create_task(goes(client)) for client in clients]
+        clients = [await stack.enter_async_context(opened(url, JSON)) for _ in range(60)]
         pair.stop_first()
-        times = sorted(await asyncio.gather(*going))
-        # From the first to the last there are thirty-nine twentieths of a second, but for one look at the clock.
-        assert times[-1] - times[0] > 1.7
-    assert "clients told: 40, still here: 0" in await pair.first_ended()
+        times: list[float] = []
+        for client in clients[:3]:
+            assert await client.closed() == (1001, "")
+            times.append(loop.time())
+        # They are told in the order in which they came. From the first to the third there are two seconds; on a busy
+        # machine the first may be heard of late.
+        assert times[-1] - times[0] > 1.2
+        pair.stop_first()
+        # At one a second, the last one's turn would not have come before the test's patience ends.
+        await pair.first_ended()
+        assert await clients[-1].closed() == (1001, "")
 
 
-async def test_what_was_taken_is_finished_and_acknowledged_first(begin: Callable[..., Pair], unique: Unique) -> None:
-    pair = begin(DRAIN_PER_SEC="1", DRAIN_SECS="60")
-    await pair.know_each_other()
+async def test_what_was_taken_is_finished_and_acknowledged_first(pair: Pair, unique: Unique) -> None:
+    await pair.begin(DRAIN_PER_SEC="1", DRAIN_SECS="60")
     room, gate = unique("room"), unique("gate")
     async with (
         opened(pair.home.url(HUB), JSON) as asker,
@@ -121,11 +135,8 @@ async def test_what_was_taken_is_finished_and_acknowledged_first(begin: Callable
     await pair.first_ended()
 
 
-async def test_reliable_clients_go_to_the_other_process_and_miss_nothing(
-    begin: Callable[..., Pair], unique: Unique
-) -> None:
-    pair = begin(DRAIN_PER_SEC="4")
-    await pair.know_each_other()
+async def test_reliable_clients_go_to_the_other_process_and_miss_nothing(pair: Pair, unique: Unique) -> None:
+    await pair.begin(DRAIN_PER_SEC="4")
     room = unique("room")
     async with AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(opened(pair.other.url(HUB), JSON))
@@ -168,25 +179,10 @@ async def test_reliable_clients_go_to_the_other_process_and_miss_nothing(
             assert await client.hear() == group_message(room, "on")
 
 
-async def test_connections_nobody_comes_for_are_given_up_in_time(begin: Callable[..., Pair], unique: Unique) -> None:
-    pair = begin(DRAIN_SECS="1")
-    await pair.know_each_other()
+async def test_connections_nobody_comes_for_are_given_up_in_time(pair: Pair) -> None:
+    await pair.begin(DRAIN_SECS="1")
     async with reliable(pair.home.url(HUB)) as client:
         pair.stop_first()
         assert await client.closed() == (1001, "")
         assert "clients told: 1, still here: 1" in await pair.first_ended()
         await client.cannot_recover(pair.other)
-
-
-async def test_a_second_signal_ends_it_at_once(begin: Callable[..., Pair]) -> None:
-    pair = begin(DRAIN_PER_SEC="1", DRAIN_SECS="600")
-    await pair.know_each_other()
-    async with AsyncExitStack() as stack:
-        url = pair.home.url(HUB)
-        clients = [await stack.enter_async_context(opened(url, JSON)) for _ in range(50)]
-        pair.stop_first()
-        assert await clients[0].closed() == (1001, "")
-        pair.stop_first()
-        # At one a second, the last one's turn would not have come before the test's patience ends.
-        await pair.first_ended()
-        assert await clients[-1].closed() == (1001, "")

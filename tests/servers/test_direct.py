@@ -1,0 +1,668 @@
+"""A direct socket, with a transport and a client that do what a test wants: order, bounds and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubs.protocols.framing import frames_of
+from hubs.servers import direct, endings
+from hubs.servers.direct import DirectSocket, Sockets
+from tests.servers.raw import frame
+from tests.servers.transports import Transport, unframed
+
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+MAX_BYTES = 1000
+KEEP_ALIVE_SECS = 10.0
+
+
+class Receiver:
+    """An application that writes whatever a socket has room for, and keeps the rest."""
+
+    def __init__(self) -> None:
+        self.socket: Any = None
+        self.heard: list[str | bytes] = []
+        self.ends: list[tuple[int, str]] = []
+        self.kept: list[bytes] = []
+        # How many messages were kept in the end.
+        self.lost = 0
+        self.full_now = False
+        self.close_with: int | None = None
+        self.on_message: Callable[[str | bytes], None] = lambda message: None
+
+    def opened(self, socket: Any) -> None:
+        self.socket = socket
+
+    def receive(self, message: str | bytes) -> None:
+        assert not self.ends
+        self.heard.append(message)
+        self.on_message(message)
+
+    def full(self) -> None:
+        assert not self.full_now
+        assert not self.ends
+        self.full_now = True
+
+    def room(self) -> None:
+        assert self.full_now
+        assert not self.ends
+        self.full_now = False
+        kept, self.kept = self.kept, []
+        for frames in kept:
+            self.socket.write(frames)
+        self._close_if_done()
+
+    def missed(self, frames: bytes) -> None:
+        assert not self.ends
+        if self.close_with is None:
+            self.kept.append(frames)
+
+    def gone(self, code: int, reason: str) -> None:
+        self.ends.append((code, reason))
+        self.lost = len(unframed(b"".join(self.kept)))
+
+    def close(self, code: int) -> None:
+        """Close behind what is kept."""
+        if self.close_with is None:
+            self.socket.settle()
+            self.close_with = code
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.close_with is not None and not self.kept:
+            self.socket.close(self.close_with, "bye")
+
+
+class Bench:
+    """One server's sockets on a loop that goes round when a test says so."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.SelectorEventLoop()
+        self.problems: list[Any] = []
+        self.loop.set_exception_handler(lambda _, context: self.problems.append(context))
+        self.connections: set[Any] = set()
+        self.sockets: Sockets = self.within(lambda: Sockets(self.connections, MAX_BYTES, KEEP_ALIVE_SECS))
+
+    def within(self, work: Callable[[], Any]) -> Any:
+        """Do something in one turn of the loop."""
+
+        async def run() -> Any:
+            return work()
+
+        task = self.loop.create_task(run())
+        self.turn()
+        return task.result()
+
+    def turn(self) -> None:
+        """Let the loop go round once."""
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    def settle(self) -> None:
+        for _ in range(6):
+            self.turn()
+
+    def open(self, early: bytes = b"", receiver: Any = None, **bounds: int) -> tuple[Transport, Receiver]:
+        """A socket, its transport and its receiver."""
+        transport, receiver = Transport(self.loop, **bounds), receiver or Receiver()
+        self.within(lambda: DirectSocket(self.sockets, transport.as_transport(), receiver, None, early))
+        return transport, receiver
+
+    def end(self) -> None:
+        """All clients leave; nothing may be left."""
+        for connection in list(self.connections):
+            connection._transport.cut()
+        self.settle()
+        assert self.connections == set()
+        assert len(self.sockets.wheel) == 0
+        assert self.sockets.wheel._timer is None
+        assert self.sockets.entries == []
+        assert self.problems == []
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    try:
+        yield made
+        made.end()
+    finally:
+        made.loop.close()
+
+
+# Order
+
+NUMBER = 4
+
+_WHO = st.integers(0, NUMBER - 1)
+_MANY = st.sets(_WHO, min_size=1).map(sorted).map(tuple)
+_SIZE = st.sampled_from([1, 5, 20, 60, 150])
+_STEP = st.one_of(
+    st.tuples(st.just("many"), _MANY, _SIZE),
+    st.tuples(st.just("many"), _MANY, _SIZE),
+    st.tuples(st.just("one"), _WHO, _SIZE),
+    st.tuples(st.just("take"), _WHO, st.sampled_from([1, 30, 100, 1000])),
+    st.tuples(st.just("take"), _WHO, st.just(1000)),
+    st.tuples(st.just("ping"), _WHO, st.just(0)),
+    # What a client says is told to many, it among them perhaps, and then answered.
+    st.tuples(st.just("say"), _WHO, _SIZE),
+    st.tuples(st.just("turn"), st.just(0), st.just(0)),
+    st.tuples(st.just("turn"), st.just(0), st.just(0)),
+)
+_END = st.tuples(st.sampled_from(["close", "leave", "cut", "wrong", "beat"]), _WHO, st.just(0))
+
+
+class _Story:
+    """What happens to some sockets, and what each client has to read."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.ends = [self.bench.open(high=100, low=40) for _ in range(NUMBER)]
+        self.audiences: dict[Any, Any] = {}
+        self.written: list[list[bytes]] = [[] for _ in range(NUMBER)]
+        self.count = 0
+        # Those whose end has begun, from which side, and those of which everything has to arrive.
+        self.over: dict[int, str] = {}
+        for who, (_, receiver) in enumerate(self.ends):
+            receiver.on_message = lambda message, who=who: self._heard(who, str(message))
+
+    def _message(self, size: int) -> bytes:
+        self.count += 1
+        return f"{self.count}:".encode().ljust(size, b".")
+
+    def _note(self, who: int, message: bytes) -> None:
+        if who not in self.over:
+            self.written[who].append(message)
+
+    def many(self, who: tuple[int, ...], size: int) -> None:
+        audience = self.audiences.get(who)
+        if audience is None:
+            sockets = [self.ends[one][1].socket for one in who]
+            audience = self.audiences[who] = sockets[0].together(sockets)
+        message = self._message(size)
+        for one in who:
+            self._note(one, message)
+        audience.write(frames_of(message))
+
+    def one(self, who: int, size: int) -> None:
+        message = self._message(size)
+        self._note(who, message)
+        self.ends[who][1].socket.write(frames_of(message))
+
+    def _heard(self, who: int, size: str) -> None:
+        self.many((who, (who + 1) % NUMBER), int(size))
+        self.one(who, 5)
+
+    def say(self, who: int, size: int) -> None:
+        if who not in self.over:
+            self.ends[who][0].say(frame(TEXT, str(size).encode()))
+
+    def ping(self, who: int, _: int) -> None:
+        self.ends[who][0].say(frame(PING, b"?"))
+
+    def take(self, who: int, size: int) -> None:
+        self.ends[who][0].take(size)
+
+    def close(self, who: int, _: int) -> None:
+        if who not in self.over:
+            self.over[who] = "here"
+            self.ends[who][1].close(1000)
+
+    def leave(self, who: int, _: int) -> None:
+        self._ends_there(who)
+        self.ends[who][0].say(frame(CLOSE, b"\x03\xe8"))
+
+    def _ends_there(self, who: int) -> None:
+        # Or it answers our close frame, if that is out already.
+        if self.over.get(who) != "here" or self.ends[who][1].kept:
+            self.over[who] = "there"
+
+    def wrong(self, who: int, _: int) -> None:
+        self._ends_there(who)
+        self.ends[who][0].say(b"\xff\xff")
+
+    def cut(self, who: int, _: int) -> None:
+        self.over[who] = "cut"
+        self.ends[who][0].cut()
+
+    def beat(self, who: int, _: int) -> None:
+        self.ends[who][1].socket.beat(b"beat")
+
+    def finish(self) -> None:
+        for _ in range(50):
+            self.bench.within(lambda: [transport.take() for transport, _ in self.ends])
+
+    def check(self) -> None:
+        for who, (transport, receiver) in enumerate(self.ends):
+            frames = transport.frames
+            closes = [place for place, (opcode, _) in enumerate(frames) if opcode == CLOSE]
+            assert closes in ([], [len(frames) - 1]), "something came behind the close frame"
+            read = [payload for opcode, payload in frames if opcode == BINARY]
+            expected = self.written[who]
+            assert read == expected[: len(read)], f"{who} read {read} of {expected}"
+            if not transport.aborted:
+                assert len(read) == len(expected) - receiver.lost
+            over = self.over.get(who)
+            if over is None and not transport.aborted:
+                assert (receiver.ends, closes) == ([], [])
+            if over == "here" and not transport.aborted:
+                assert frames[-1] == (CLOSE, b"\x03\xe8bye")
+                assert (receiver.ends, receiver.lost) == ([(1000, "bye")], 0)
+            assert len(receiver.ends) <= 1
+            # A full buffer, what one turn had for it, and control frames.
+            assert transport.most < 100 + 300 + 200 + 50
+
+
+@given(st.lists(st.one_of(_STEP, _STEP, _STEP, _END), max_size=60))
+@settings(max_examples=400)
+def test_everybody_reads_what_was_written_in_its_order_and_the_end_last(steps: list[Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "MAX_COLLECTED_BYTES", 300)
+        story = _Story()
+        try:
+            while steps:
+                # All up to the next turn happens in one.
+                length = next((place for place, step in enumerate(steps) if step[0] == "turn"), len(steps))
+                now, steps = steps[:length], steps[length + 1 :]
+                story.bench.within(lambda now=now: [getattr(story, name)(who, size) for name, who, size in now])
+            story.finish()
+            story.check()
+            story.bench.end()
+        finally:
+            story.bench.loop.close()
+
+
+def test_a_turn_of_the_loop_is_one_write_for_each(bench: Bench) -> None:
+    ends = [bench.open() for _ in range(3)]
+    sockets = [receiver.socket for _, receiver in ends]
+
+    def write() -> None:
+        everybody = sockets[0].together(sockets)
+        for number in range(10):
+            everybody.write(frames_of(str(number)))
+        sockets[0].write(frames_of("you"))
+        sockets[0].write(frames_of("alone"))
+
+    bench.within(write)
+    bench.settle()
+    assert [transport.writes for transport, _ in ends] == [2, 1, 1]
+    for transport, _ in ends:
+        transport.take()
+    assert ends[0][0].frames == [(TEXT, b"%d" % number) for number in range(10)] + [(TEXT, b"you"), (TEXT, b"alone")]
+    assert ends[2][0].frames == ends[0][0].frames[:10]
+
+
+def test_an_echo_is_out_before_what_is_said_behind_it_also_when_the_socket_becomes_full_between(bench: Bench) -> None:
+    transport, receiver = bench.open(high=100, low=0)
+    others = [bench.open()[1].socket for _ in range(2)]
+    audience = receiver.socket.together([receiver.socket, *others])
+    second = receiver.socket.together([receiver.socket, others[0]])
+
+    def write() -> None:
+        audience.write(frames_of("x" * 200))
+        second.write(frames_of("echo"))
+        receiver.socket.write(frames_of("ack"))
+
+    bench.within(write)
+    for _ in range(3):
+        bench.within(transport.take)
+        bench.settle()
+    assert [payload for _, payload in transport.frames] == [b"x" * 200, b"echo", b"ack"]
+
+
+def test_what_is_written_while_it_is_full_comes_behind_what_was_kept(bench: Bench) -> None:
+    transport, receiver = bench.open(high=100, low=0)
+    other = bench.open()[1].socket
+    audience = receiver.socket.together([receiver.socket, other])
+    bench.within(lambda: receiver.socket.write(frames_of("x" * 200)))
+    bench.settle()
+    bench.within(lambda: receiver.socket.write(frames_of("kept")))
+    assert receiver.kept == [frames_of("kept")]
+
+    def write() -> None:
+        audience.write(frames_of("behind"))
+        # The client reads in the same turn.
+        transport.take()
+
+    bench.within(write)
+    bench.settle()
+    transport.take()
+    assert [payload for _, payload in transport.frames] == [b"x" * 200, b"kept", b"behind"]
+
+
+def test_sockets_of_several_servers_on_one_loop_are_not_mixed(bench: Bench) -> None:
+    other = Bench(bench.loop)
+    here, there = bench.open()[1].socket, other.open()[1].socket
+    assert here.server is not there.server
+    assert here.server is bench.open()[1].socket.server
+    other.end()
+
+
+# Beginning
+
+
+def test_what_came_early_comes_first(bench: Bench) -> None:
+    early = frame(TEXT, b"one") + frame(TEXT, b"two")
+    transport = Transport(bench.loop)
+    receiver = Receiver()
+
+    def hand_over() -> None:
+        DirectSocket(bench.sockets, transport.as_transport(), receiver, None, early[:-2])
+        # Read by the loop before it comes to what was called for the next turn, as uvloop does it.
+        transport.say(early[-2:] + frame(TEXT, b"three"))
+
+    bench.within(hand_over)
+    bench.settle()
+    assert receiver.heard == ["one", "two", "three"]
+
+
+def test_early_messages_wait_for_a_receiver_that_begins_by_holding(bench: Bench) -> None:
+    class Busy(Receiver):
+        def opened(self, socket: Any) -> None:
+            super().opened(socket)
+            socket.hold()
+
+    transport, receiver = bench.open(frame(TEXT, b"early"), receiver=Busy())
+    bench.within(lambda: transport.say(frame(TEXT, b"late")))
+    bench.settle()
+    assert (receiver.heard, transport.reading) == ([], False)
+    bench.within(receiver.socket.read_on)
+    bench.settle()
+    assert receiver.heard == ["early", "late"]
+
+
+def test_a_receiver_that_cannot_begin(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Receiver):
+        def opened(self, socket: Any) -> None:
+            raise RuntimeError("the test's own")
+
+    transport, receiver = bench.open(receiver=Failing())
+    bench.settle()
+    transport.take()
+    assert transport.frames == [(CLOSE, b"\x03\xf3Internal server error")]
+    assert receiver.ends == [(1011, "Internal server error")]
+    assert "could not be begun" in caplog.text
+    caplog.clear()
+
+
+# Reading
+
+
+def test_messages_of_one_read_are_given_one_after_the_other_and_none_while_it_holds(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    receiver.on_message = lambda message: receiver.socket.hold()
+    bench.within(lambda: transport.say(b"".join(frame(TEXT, b"%d" % number) for number in range(3))))
+    for number in range(3):
+        assert receiver.heard == [str(one) for one in range(number + 1)]
+        assert not transport.reading
+        bench.within(receiver.socket.read_on)
+        bench.settle()
+    assert transport.reading
+
+
+def test_a_receiver_may_read_on_at_once(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    depth = [0]
+
+    def at_once(message: str | bytes) -> None:
+        assert depth[0] == 0, "a message within another"
+        depth[0] += 1
+        receiver.socket.hold()
+        receiver.socket.read_on()
+        depth[0] -= 1
+
+    receiver.on_message = at_once
+    bench.within(lambda: transport.say(frame(TEXT, b"x") * 2000))
+    while len(receiver.heard) < 2000:
+        before = len(receiver.heard)
+        bench.settle()
+        assert len(receiver.heard) > before
+
+
+def test_a_receiver_that_fails(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    transport, receiver = bench.open()
+
+    def fail(message: str | bytes) -> None:
+        # One that could be taken for the client's fault.
+        b"\xff".decode()
+
+    receiver.on_message = fail
+    bench.within(lambda: transport.say(frame(TEXT, b"a") + frame(TEXT, b"b")))
+    bench.settle()
+    transport.take()
+    assert receiver.heard == ["a"]
+    assert transport.frames == [(CLOSE, b"\x03\xf3Internal server error")]
+    assert receiver.ends == [(1011, "Internal server error")]
+    assert "could not be handled" in caplog.text
+    caplog.clear()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "reason"),
+    [
+        (b"\xff\xff", 1002, "The client frame is invalid."),
+        (frame(TEXT, b"\xff"), 1007, "The client message is not valid UTF-8."),
+        (frame(BINARY, b"x" * (MAX_BYTES + 1)), 1009, "The client message is too large."),
+        (frame(CLOSE, b"\x03"), 1002, "The client frame is invalid."),
+    ],
+    ids=["noise", "no text", "too large", "no close frame"],
+)
+def test_faults(bench: Bench, sent: bytes, code: int, reason: str) -> None:
+    transport, receiver = bench.open(frame(TEXT, b"before"))
+    bench.within(lambda: transport.say(sent + frame(TEXT, b"behind")))
+    bench.within(lambda: transport.say(frame(TEXT, b"later")))
+    bench.settle()
+    transport.take()
+    assert receiver.heard == ["before"]
+    assert receiver.ends == [(code, reason)]
+    assert transport.frames == [(CLOSE, code.to_bytes(2, "big") + reason.encode())]
+    # It is hung up on once, when it has been quiet.
+    parting = receiver.socket._parting
+    bench.within(receiver.socket.read_on)
+    bench.settle()
+    assert receiver.socket._parting is parting
+
+
+def test_a_fault_behind_an_early_message_is_found_once(bench: Bench) -> None:
+    transport, receiver = bench.open(frame(TEXT, b"before") + b"\xff\xff", receiver=None)
+    bench.within(lambda: transport.say(b"more"))
+    bench.settle()
+    transport.take()
+    assert [opcode for opcode, _ in transport.frames] == [CLOSE]
+    assert len(receiver.ends) == 1
+
+
+# The end
+
+
+def test_the_close_frame_comes_last_and_what_is_written_behind_it_is_dropped(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    other = bench.open()[1].socket
+    audience = receiver.socket.together([receiver.socket, other])
+
+    def end() -> None:
+        audience.write(frames_of("to many"))
+        receiver.socket.write(frames_of("to one"))
+        audience.write(frames_of("to many again"))
+        receiver.socket.close(4000, "why")
+        assert receiver.ends == []
+        receiver.socket.write(frames_of("behind"))
+        audience.write(frames_of("behind"))
+        receiver.socket.close(1000)
+
+    bench.within(end)
+    bench.settle()
+    transport.take()
+    assert [payload for _, payload in transport.frames] == [b"to many", b"to one", b"to many again", b"\x0f\xa0why"]
+    assert receiver.ends == [(4000, "why")]
+    bench.within(lambda: transport.say(frame(TEXT, b"late") + frame(CLOSE, b"\x0f\xa0")))
+    bench.settle()
+    assert (receiver.heard, receiver.ends, transport.lost) == ([], [(4000, "why")], True)
+
+
+def test_a_client_that_says_goodbye_gets_what_was_written_before(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    audience = receiver.socket.together([receiver.socket, bench.open()[1].socket])
+    receiver.on_message = lambda message: audience.write(frames_of(f"echo of {message}"))
+    bench.within(lambda: transport.say(frame(TEXT, b"this") + frame(CLOSE, b"\x03\xe9why") + frame(TEXT, b"behind")))
+    bench.settle()
+    transport.take()
+    assert transport.frames == [(TEXT, b"echo of this"), (CLOSE, b"\x03\xe9why")]
+    assert (receiver.heard, receiver.ends) == (["this"], [(1001, "why")])
+
+
+def test_a_socket_that_is_lost_while_it_holds(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    receiver.on_message = lambda message: receiver.socket.hold()
+    bench.within(lambda: transport.say(frame(TEXT, b"a") + frame(TEXT, b"b")))
+    bench.within(transport.cut)
+    bench.settle()
+    assert receiver.ends == [(1006, "")]
+    # What waited for room in a lane of the application goes on now; there is nothing to go on with.
+    bench.within(receiver.socket.read_on)
+    bench.settle()
+    assert receiver.heard == ["a"]
+
+
+def test_one_that_closes_while_it_holds_hears_the_answer(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    receiver.on_message = lambda message: receiver.socket.hold()
+    bench.within(lambda: transport.say(frame(TEXT, b"a")))
+    bench.within(lambda: receiver.socket.close(1000))
+    bench.within(receiver.socket.hold)
+    bench.within(lambda: transport.say(frame(TEXT, b"b") + frame(CLOSE, b"\x03\xe8")))
+    transport.take()
+    bench.settle()
+    assert (receiver.heard, transport.lost) == (["a"], True)
+
+
+def test_who_fails_at_the_end_is_gone_all_the_same(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Receiver):
+        def gone(self, code: int, reason: str) -> None:
+            raise RuntimeError("the test's own")
+
+    transport, _ = bench.open(receiver=Failing())
+    bench.within(transport.cut)
+    bench.settle()
+    assert bench.connections == set()
+    assert "could not be handled" in caplog.text
+    caplog.clear()
+
+
+def test_a_client_that_does_not_answer_a_close_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "CLOSING_SECS", 0.0)
+    transport, receiver = bench.open(high=10)
+    bench.within(lambda: receiver.socket.write(frames_of("x" * 100)))
+    bench.within(lambda: receiver.socket.close(1000))
+    while not transport.lost:
+        bench.turn()
+    assert transport.aborted
+    bench.settle()
+
+
+def test_the_server_stops(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    closing, _ = bench.open()
+    bench.within(lambda: receiver.socket.write(frames_of("last")))
+
+    def stop() -> None:
+        for socket in list(bench.connections):
+            socket.shutdown()
+
+    bench.within(stop)
+    bench.settle()
+    transport.take()
+    assert transport.frames == [(TEXT, b"last"), (CLOSE, b"\x03\xe9")]
+    assert receiver.ends == [(1001, "")]
+    closing.take()
+    # Asked again, it does not wait for the clients' answers any more.
+    bench.within(stop)
+    bench.settle()
+    assert (transport.lost, closing.lost, bench.connections) == (True, True, set())
+
+
+# Bounds, and one that fails among many
+
+
+def test_pongs_for_a_client_that_does_not_read_are_bounded(bench: Bench) -> None:
+    transport, receiver = bench.open(high=1000)
+    for _ in range(200):
+        bench.within(lambda: transport.say(frame(PING, b"x" * 100) * 50))
+    assert transport.most < direct.MAX_COLLECTED_BYTES + 10_000
+    assert receiver.kept == []
+    # The last one is answered when there is room, and those that come then.
+    bench.within(lambda: transport.say(frame(PING, b"then")))
+    bench.within(transport.take)
+    bench.within(lambda: transport.say(frame(PING, b"now")))
+    bench.settle()
+    transport.take()
+    assert transport.frames[-2:] == [(PONG, b"then"), (PONG, b"now")]
+
+
+def test_one_turn_does_not_fill_the_memory_for_a_client_that_does_not_read(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    other = bench.open()[1].socket
+    audience = receiver.socket.together([receiver.socket, other])
+    message = frames_of(b"x" * 10_000)
+
+    def write() -> None:
+        for _ in range(500):
+            audience.write(message)
+            receiver.socket.write(message)
+        # The server has not kept it, in this turn either.
+        assert sum(map(len, receiver.socket._collected)) <= direct.MAX_COLLECTED_BYTES
+        assert sum(len(frames) for _, entry in bench.sockets.entries for frames in entry) <= direct.MAX_COLLECTED_BYTES
+
+    bench.within(write)
+    bench.settle()
+    assert transport.most <= 64 * 1024 + 2 * (direct.MAX_COLLECTED_BYTES + len(message))
+    assert len(b"".join(receiver.kept)) + transport.most == 1000 * len(message)
+
+
+def test_one_that_cannot_be_written_to_does_not_keep_the_others_from_anything(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = [bench.open() for _ in range(6)]
+    sockets = [receiver.socket for _, receiver in ends]
+    audience = sockets[0].together(sockets)
+    for place in (0, 2):
+        ends[place][0].problem = RuntimeError("the test's own")
+
+    def write() -> None:
+        audience.write(frames_of("to many"))
+        for socket in sockets[2:4]:
+            socket.write(frames_of("to one"))
+
+    bench.within(write)
+    bench.settle()
+    for place, (transport, receiver) in enumerate(ends):
+        transport.take()
+        assert (transport.lost, receiver.ends != []) == (place in (0, 2),) * 2
+        if place not in (0, 2):
+            assert (TEXT, b"to many") in transport.frames
+    assert ends[3][0].frames == [(TEXT, b"to many"), (TEXT, b"to one")]
+    assert "could not be written" in caplog.text
+    caplog.clear()
+
+
+# Keeping alive
+
+
+def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(bench: Bench) -> None:
+    alive, dead, held = (bench.open() for _ in range(3))
+    bench.within(held[1].socket.hold)
+    for beat in (b"1111", b"2222", b"3333"):
+        bench.within(lambda beat=beat: [receiver.socket.beat(beat) for _, receiver in (alive, dead, held)])
+        bench.settle()
+        alive[0].take()
+        assert alive[0].frames[-1] == (PING, beat)
+        bench.within(lambda beat=beat: alive[0].say(frame(PONG, beat)))
+    bench.settle()
+    assert dead[1].ends == [(1006, "")]
+    # It is not read, so nobody knows.
+    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [], [])
