@@ -135,11 +135,6 @@ class Reader:
         left = len(self._data) - self._at
         return left >= 2 and left >= self._needed
 
-    @property
-    def in_the_middle(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return self._pieces is not None
-
 
 def close_of(payload: bytes | bytearray) -> tuple[int, str]:
     """Code and reason of a close frame; 1005 where it has none. Raises Fault."""
