@@ -297,6 +297,32 @@ def test_a_turn_of_the_loop_is_one_write_for_each(bench: Bench) -> None:
     assert ends[2][0].frames == ends[0][0].frames[:10]
 
 
+def test_after_many_writes_what_comes_in_the_next_turns_leaves_together(bench: Bench) -> None:
+    looks = 3
+    ends = [bench.open() for _ in range(looks * direct.WRITES_PER_LOOK)]
+    sockets = [receiver.socket for _, receiver in ends]
+    everybody = sockets[0].together(sockets)
+    bench.within(lambda: everybody.write(frames_of("many")))
+    bench.settle()
+    before = ends[0][0].writes
+    for number in range(looks):
+        bench.within(lambda number=number: everybody.write(frames_of(str(number))))
+        assert ends[0][0].writes == before
+    bench.settle()
+    assert ends[0][0].writes == before + 1
+    # And after a turn with few writes it is as quick as ever.
+    bench.settle()
+    bench.within(lambda: sockets[0].write(frames_of("one")))
+    for _ in range(looks + 1):
+        bench.turn()
+    bench.within(lambda: sockets[0].write(frames_of("two")))
+    bench.turn()
+    assert ends[0][0].writes == before + 3
+    ends[0][0].take()
+    texts = [text for _, text in ends[0][0].frames]
+    assert texts == [b"many", *(b"%d" % number for number in range(looks)), b"one", b"two"]
+
+
 def test_an_echo_is_out_before_what_is_said_behind_it_also_when_the_socket_becomes_full_between(bench: Bench) -> None:
     transport, receiver = bench.open(high=100, low=0)
     others = [bench.open()[1].socket for _ in range(2)]
