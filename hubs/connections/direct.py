@@ -61,20 +61,12 @@ class DirectOutbox(Outbox):
     def put_shared(self, outgoing: Outgoing, codec: Codec) -> None:
         """Send a message that others get too."""
         frames = outgoing.frames(codec)
-        if frames is None:
-            return
-        if self._free:
-            self._write(frames)
-        elif not self._closing:
-            self._enqueue(frames, len(frames))
+        if frames is not None:
+            self.put_frames(frames)
 
     def put_stamped(self, stamps: Stamps, sequence_id: int) -> None:
         """Send a message that others get too, with a number of its own."""
-        if self._free:
-            self._write(stamps[sequence_id])
-        elif not self._closing:
-            frames = stamps[sequence_id]
-            self._enqueue(frames, len(frames))
+        self.put_frames(stamps[sequence_id])
 
     def put_batch(self, batch: Batch, first: int) -> None:
         """Send several such messages, numbered from `first` on."""

@@ -133,16 +133,12 @@ class Worker:
         self._say("leaving")
 
     def _say(self, line: str) -> None:
-        with suppress(OSError):
-            self._control.send(f"{line}\n".encode())
+        _write_line(self._control, line)
 
     def _hear(self) -> None:
-        try:
-            data = self._control.recv(4096)
-        except BlockingIOError:
+        data = _read(self._control)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._control)
             if not self._server.should_exit:
@@ -438,16 +434,12 @@ class _Started:
 
     def tell(self, line: str) -> None:
         """Tell it something; if it is dead, that is known in another way."""
-        with suppress(OSError):
-            self._control.send(f"{line}\n".encode())
+        _write_line(self._control, line)
 
     def _hear(self) -> None:
-        try:
-            data = self._control.recv(4096)
-        except BlockingIOError:
+        data = _read(self._control)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             # It is dead, or about to be: its end says more.
             asyncio.get_running_loop().remove_reader(self._control)
@@ -474,6 +466,22 @@ class _Started:
             self._ready.set_result(False)
         self.ended.set_result(status)
         self.leaving.set()
+
+
+def _write_line(control: socket.socket, line: str) -> None:
+    """Say something at one end of the line between supervisor and worker; who is dead does not hear it."""
+    with suppress(OSError):
+        control.send(f"{line}\n".encode())
+
+
+def _read(control: socket.socket) -> bytes | None:
+    """What the other end has said: None if nothing yet, and no bytes if it is gone."""
+    try:
+        return control.recv(4096)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 def _said(status: int) -> str:
