@@ -15,6 +15,10 @@ put them together. Or it is in another process of the service. Then it moves her
     there comes behind its frames               here on it is there no more, and its home
                                                 passes on what comes for it
 
+What that process itself has sent to the others and does not know to have arrived, it has not given the
+connection yet, and this process may have heard it before it collected. So each further answer waits until
+that is settled.
+
 Until the last answer the connection is whole where it was, and stays there if this process gives
 up. From the last answer on it is here; should that answer get lost, it is given again for a while.
 If it cannot be had in that time either, the connection is lost, and its client is told so: first
@@ -209,9 +213,15 @@ def _unpack(board: Switchboard, arrival: Arrival, state: dict[str, Any], frames:
 async def _hand_over(connections: Sequence[Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Tell a process that claims a connection more of it, and in the end give it away."""
     [connection] = connections
+    begins = asked.get("begins", False)
+    board = switchboard()
+    if not begins:
+        # What the other process heard of these before it collected, it has passed over.
+        await board.all_here()
+        if connection not in board:
+            return _parted_with(connection.id, asked["claim"])
     if not isinstance(connection, Connection) or connection.backlog is None or not connection.recoverable:
         raise NotFound(f"Connection `{connection.id}` cannot be recovered.")
-    begins = asked.get("begins", False)
     if not begins and (connection.claim is None or connection.claim[0] != asked["claim"]):
         raise NotFound(f"Connection `{connection.id}` was recovered by another socket.")
     told = frozenset() if connection.claim is None else connection.claim[1]
@@ -219,7 +229,6 @@ async def _hand_over(connections: Sequence[Any], asked: dict[str, Any]) -> dict[
     connection.wait_for_client()
     groups = frozenset(connection.groups)
     connection.claim = (asked["claim"], groups)
-    board = switchboard()
     # All that counts as taken here has to be in the backlog.
     board.settle()
     backlog, now = connection.backlog, _now()
@@ -250,6 +259,14 @@ async def _hand_over(connections: Sequence[Any], asked: dict[str, Any]) -> dict[
     return answer
 
 
+def _parted_with(connection_id: str, claim: str) -> dict[str, Any]:
+    """What was answered when the connection was given away. Raises NotFound, unless it was for this claim."""
+    parted_for, answer = _parted.get((switchboard().process, connection_id), ("", None))
+    if answer is None or parted_for != claim:
+        raise NotFound(f"Connection `{connection_id}` is not here any more.")
+    return answer
+
+
 def _forget_parted(parted: tuple[str, str], answer: dict[str, Any]) -> None:
     if _parted.get(parted, ("", None))[1] is answer:
         del _parted[parted]
@@ -259,13 +276,9 @@ def _forget_parted(parted: tuple[str, str], answer: dict[str, Any]) -> None:
 async def _hand_over_again(_: Sequence[Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Repeat an answer that may have been lost, the last one included."""
     connection_id = asked["connection"]
-    board = switchboard()
-    claim, answer = _parted.get((board.process, connection_id), ("", None))
-    if answer is not None and claim == asked["claim"]:
-        return answer
-    connection = board.member(connection_id)
+    connection = switchboard().member(connection_id)
     if connection is None:
-        raise NotFound(f"Connection `{connection_id}` is not found.")
+        return _parted_with(connection_id, asked["claim"])
     if isinstance(connection, Connection) and connection.claim is not None:
         # What it was told of the groups may have been lost, too.
         connection.claim = (connection.claim[0], frozenset())

@@ -418,9 +418,18 @@ class Switchboard:
         """Wait until everything this process has published so far is on the layer and with local members."""
         last = self._departures.last
         while self._departures.floor <= last:
-            waiting = asyncio.get_running_loop().create_future()
-            self._departed.append(waiting)
-            await waiting
+            await self._next_departure()
+
+    async def all_here(self) -> None:
+        """Wait until local members have what this process has sent to the others first, so far."""
+        last = self._departures.last
+        while self._departures.is_coming_here(last):
+            await self._next_departure()
+
+    async def _next_departure(self) -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        self._departed.append(waiting)
+        await waiting
 
     def taken(self) -> dict[str, Tally]:
         """What members of this process have been given so far, by publishing process."""

@@ -107,6 +107,10 @@ class Departures:
         self._on_the_way.pop(number, None)
         self._not_here.pop(number, None)
 
+    def is_coming_here(self, last: int) -> bool:
+        """Whether local members are still to be given a number up to `last`."""
+        return next(iter(self._not_here), last + 1) <= last
+
     def taken_here(self) -> Tally:
         """What local members have been given."""
         if not self._not_here:

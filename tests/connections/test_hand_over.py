@@ -19,7 +19,7 @@ import pytest
 from hubs import operations
 from hubs.connections import recovery
 from hubs.errors import NotFound, Refusal
-from hubs.messaging.envelope import EVERYBODY, Moved, group_address, process_address
+from hubs.messaging.envelope import EVERYBODY, Moved, group_address, hub_address, process_address
 from hubs.messaging.switchboard import ANSWERS
 from hubs.protocols.frames import Payload
 from hubs.upstream import EventContext, UserEventRequest
@@ -103,6 +103,7 @@ def test_each_message_arrives_once_and_in_order(seed: int) -> None:
         for process in world.processes:
             layer = process.board._layer
             layer.slow_out, layer.slow_in, layer.slow_to_subscribe = (dice.choice((0, 0.002, 0.05)) for _ in range(3))
+            layer.slow_to_confirm = dice.choice((0, 0.05, 0.5))
         _restless(world, dice, messages=15)
 
 
@@ -395,6 +396,32 @@ def test_what_the_new_process_sent_and_the_old_one_took_arrives_once(world: Worl
     _during(world, a, recovery.HAND_OVER, 2, publish)
     client.recover(b)
     world.until(sending[0].done)
+    world.settle()
+    assert client.texts == ["1"]
+
+
+def test_what_the_old_process_does_not_know_to_have_sent_arrives(world: World) -> None:
+    """The new process has heard it and passed it over, before it knew of the connection."""
+    a, b, _ = world.processes
+    client, other = Client(world, "chat"), Client(world, "chat", user_id="somebody else")
+    client.connect(a, "g").lose()
+    other.connect(b)
+    world.settle()
+    layer = a.board._layer
+    layer.one_by_one = False
+    sent: list[str] = []
+
+    async def slowly(address: str) -> None:
+        if address == hub_address("chat"):
+            sent.append(address)
+            await asyncio.sleep(2)
+
+    layer.after = slowly
+    sending = a.spawn(operations.send_to_user("chat", "u", _payload("1")))
+    world.until(lambda: sent)
+    world.pass_time(0.5)
+    client.recover(b)
+    world.until(sending.done)
     world.settle()
     assert client.texts == ["1"]
 

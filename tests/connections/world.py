@@ -159,6 +159,8 @@ class Layer:
         self.process = process
         # Longest delay in seconds: of a message to the others, of what the others say, and of a subscription.
         self.slow_out = self.slow_in = self.slow_to_subscribe = 0.02
+        # And until it is known here that a message has left; others have left meanwhile.
+        self.slow_to_confirm = 0.0
         # Awaited with the address before a message leaves, and before it is known to have left; either may raise.
         self.before: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self.after: Callable[[str], Coroutine[Any, Any, None]] | None = None
@@ -198,6 +200,7 @@ class Layer:
             if self.after is not None:
                 await self.after(group)
             await self._pause(self.slow_out)
+        await self._pause(self.slow_to_confirm)
 
     def take(self, message: dict[str, Any]) -> None:
         """Something for this process: read a little later, but never before what came earlier."""
