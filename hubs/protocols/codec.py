@@ -158,36 +158,32 @@ class Outgoing:
 
     def form(self, codec: Codec) -> Message | None:
         """The frame as `codec` writes it."""
-        try:
-            return self._forms[codec.wire]
-        except KeyError:
-            form = self._forms[codec.wire] = codec.encode(self.frame)
-            return form
+        wire, forms = codec.wire, self._forms
+        if wire not in forms:
+            forms[wire] = codec.encode(self.frame)
+        return forms[wire]
 
     def frames(self, codec: Codec) -> bytes | None:
         """The same as finished WebSocket frames; None where clients of this codec are not told."""
-        try:
-            return self._frames[codec.wire]
-        except KeyError:
+        wire, frames = codec.wire, self._frames
+        if wire not in frames:
             form = self.form(codec)
-            frames = self._frames[codec.wire] = None if form is None else frames_of(form)
-            return frames
+            frames[wire] = None if form is None else frames_of(form)
+        return frames[wire]
 
     def sized(self, codec: Codec) -> Sized | None:
         """The frame as `codec` writes it, with its size."""
-        try:
-            return self._sized[codec.wire]
-        except KeyError:
+        wire, sized = codec.wire, self._sized
+        if wire not in sized:
             form = self.form(codec)
-            sized = self._sized[codec.wire] = None if form is None else (form, size_of(form))
-            return sized
+            sized[wire] = None if form is None else (form, size_of(form))
+        return sized[wire]
 
     def stamps(self, codec: Codec) -> Stamps:
         """The finished WebSocket frames of a data frame, by sequence id."""
-        try:
-            return self._stamps[codec.wire]
-        except KeyError:
+        wire, stamps = codec.wire, self._stamps
+        if wire not in stamps:
             form = self.form(codec)
             assert form is not None  # noqa: S101 - all clients are told of data frames
-            stamps = self._stamps[codec.wire] = Stamps(codec, form)
-            return stamps
+            stamps[wire] = Stamps(codec, form)
+        return stamps[wire]

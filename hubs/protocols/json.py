@@ -1,10 +1,10 @@
 """The JSON subprotocols: one JSON object per text message.
 
-Reading goes in two steps. The message is first split into its members without looking into them
-(`msgspec.Raw`: checked to be well-formed JSON, but not turned into Python values); then the row of
-its `type` picks the members it knows. Unknown members are ignored, and a `data` that is JSON keeps
-the very text it came with, numbers of any length included, so it is passed on exactly and never
-encoded again.
+A message is read in one step: its `type` picks the row below, which names the members that such a
+frame has and what each of them is. Other members are looked at no further than to see that they are
+JSON. Where a value is only passed on (`msgspec.Raw`), it is checked to be well-formed and not turned
+into Python values; a `data` that is JSON keeps the very text it came with, numbers of any length included,
+and is never encoded again.
 
 What is malformed ends the connection with 1007. Sources: client protocol, upstream frames (§3),
 downstream frames (§4), close codes (§9).
@@ -61,14 +61,13 @@ from hubs.protocols.validity import (
 INVALID = "The client message is not a valid JSON protocol message."
 WRONG_OPCODE = "The JSON subprotocol requires text messages."
 
-Members = Mapping[str, msgspec.Raw]
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
-_integer = msgspec.json.Decoder(int)
-_flag = msgspec.json.Decoder(bool)
 _encode = msgspec.json.Encoder().encode
 
+# Where a member is not called as Python would have it.
+_NAMES = {"source": "from", "from_user_id": "fromUserId", "data_type": "dataType"}
+
+# A member that is null is the same as one that is absent.
 _NULL = msgspec.Raw(b"null")
 
 
@@ -87,12 +86,11 @@ class JsonCodec:
         if not isinstance(message, str):
             raise Disconnect(1003, WRONG_OPCODE)
         try:
-            members = _members.decode(message)
-            kind = _text(members, "type")
-            read = _READERS.get(kind) or _READERS_ANY_CASE.get(kind.lower())
-            if read is None:
-                raise Malformed("unknown type")
-            return read(members)
+            try:
+                incoming = _frame.decode(message)
+            except msgspec.ValidationError:
+                incoming = _frame.decode(_as_documented(message))
+            return incoming.read()
         # RecursionError: nested deeper than the decoder follows. ValueError: what is malformed, lone
         # surrogates, and numbers longer than Python turns into integers.
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -108,39 +106,173 @@ class JsonCodec:
         return f'{form[:-1]},"sequenceId":{sequence_id}}}'
 
 
-# Members. Each reader below gives a value or raises; `null` is the same as absent.
+# From the client. A row per frame: its members, and what they come to.
 
 
-def _raw(members: Members, name: str) -> msgspec.Raw | None:
-    raw = members.get(name)
-    return None if raw is None or raw == _NULL else raw
+class _Incoming(msgspec.Struct, tag_field="type", rename="camel", frozen=True, gc=False):
+    """What a message says, before it is known whether that will do."""
+
+    def read(self) -> Upstream:
+        """Give the frame. Raises ValueError, or a MsgspecError."""
+        raise NotImplementedError
 
 
-def _text(members: Members, name: str) -> str:
-    raw = _raw(members, name)
-    if raw is None:
-        raise Malformed(f"{name} is missing")
-    return _string.decode(raw)
+class _JoinGroup(_Incoming, tag="joinGroup", frozen=True):
+    group: str
+    ack_id: int | None = None
+
+    def read(self) -> JoinGroup:
+        return JoinGroup(group_name(self.group), _uint(self.ack_id, MAX_UINT64))
 
 
-def _uint(members: Members, name: str, maximum: int) -> int | None:
-    raw = _raw(members, name)
-    if raw is None:
-        return None
-    return whole_number(_integer.decode(raw), maximum)
+class _LeaveGroup(_Incoming, tag="leaveGroup", frozen=True):
+    group: str
+    ack_id: int | None = None
+
+    def read(self) -> LeaveGroup:
+        return LeaveGroup(group_name(self.group), _uint(self.ack_id, MAX_UINT64))
 
 
-def _ack_id(members: Members) -> int | None:
-    return _uint(members, "ackId", MAX_UINT64)
+class _SendToGroup(_Incoming, tag="sendToGroup", frozen=True):
+    group: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_type: str | None = None
+    ack_id: int | None = None
+    no_echo: bool | None = None
+    ttl_seconds: int | None = None
+    metadata: msgspec.Raw = _NULL
+    stream: msgspec.Raw = _NULL
+
+    def read(self) -> SendToGroup:
+        metadata = _metadata(self.metadata)
+        return SendToGroup(
+            group_name(self.group),
+            _payload(self.data_type, self.data, self.stream) or no_data(metadata),
+            _uint(self.ack_id, MAX_UINT64),
+            self.no_echo is True,
+            _uint(self.ttl_seconds, MAX_TTL_SECS),
+            metadata,
+        )
 
 
-def _group(members: Members) -> str:
-    return group_name(_text(members, "group"))
+class _Event(_Incoming, tag="event", frozen=True):
+    event: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_type: str | None = None
+    ack_id: int | None = None
+    metadata: msgspec.Raw = _NULL
+    stream: msgspec.Raw = _NULL
+
+    def read(self) -> UserEvent:
+        metadata = _metadata(self.metadata)
+        payload = _payload(self.data_type, self.data, self.stream) or no_data(metadata)
+        return UserEvent(event_name(self.event), payload, _uint(self.ack_id, MAX_UINT64), metadata)
 
 
-def _metadata(members: Members) -> Mapping[str, str] | None:
-    raw = _raw(members, "metadata")
-    if raw is None:
+class _Ping(_Incoming, tag="ping", frozen=True):
+    def read(self) -> Ping:
+        return Ping()
+
+
+class _SequenceAck(_Incoming, tag="sequenceAck", frozen=True):
+    sequence_id: int
+
+    def read(self) -> SequenceAck:
+        return SequenceAck(whole_number(self.sequence_id, MAX_UINT64))
+
+
+class _Invoke(_Incoming, tag="invoke", frozen=True):
+    invocation_id: str
+    target: str
+    event: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_type: str | None = None
+    metadata: msgspec.Raw = _NULL
+    stream: msgspec.Raw = _NULL
+
+    def read(self) -> Invoke:
+        if self.target.lower() != "event":
+            raise Malformed("unknown target")
+        payload = _optional_payload(self.data_type, self.data, self.stream)
+        return Invoke(invocation_id(self.invocation_id), event_name(self.event), payload, _metadata(self.metadata))
+
+
+class _CancelInvocation(_Incoming, tag="cancelInvocation", frozen=True):
+    invocation_id: str
+
+    def read(self) -> CancelInvocation:
+        return CancelInvocation(invocation_id(self.invocation_id))
+
+
+class _Error(msgspec.Struct, frozen=True, gc=False):
+    name: str
+    message: str
+
+
+class _InvokeResponse(_Incoming, tag="invokeResponse", frozen=True):
+    invocation_id: str
+    success: bool
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_type: str | None = None
+    metadata: msgspec.Raw = _NULL
+    stream: msgspec.Raw = _NULL
+    # Looked at where there has to be one.
+    error: msgspec.Raw = _NULL
+
+    def read(self) -> InvokeResponse:
+        name, message = None, ""
+        if not self.success:
+            error = _error.decode(self.error)
+            name, message = error.name, error.message
+        payload = _optional_payload(self.data_type, self.data, self.stream)
+        return InvokeResponse(invocation_id(self.invocation_id), payload, name, message, _metadata(self.metadata))
+
+
+_frame = msgspec.json.Decoder(
+    _JoinGroup
+    | _LeaveGroup
+    | _SendToGroup
+    | _Event
+    | _Ping
+    | _SequenceAck
+    | _Invoke
+    | _CancelInvocation
+    | _InvokeResponse
+)
+_error = msgspec.json.Decoder(_Error)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TYPES = {
+    name.lower(): name
+    for name in (
+        "joinGroup",
+        "leaveGroup",
+        "sendToGroup",
+        "event",
+        "ping",
+        "sequenceAck",
+        "invoke",
+        "cancelInvocation",
+        "invokeResponse",
+    )
+}
+
+
+def _as_documented(message: str) -> bytes:
+    """The same message with its type in the documented spelling, if it has another. Raises Malformed."""
+    members = _members.decode(message)
+    given = _string.decode(members.get("type", _NULL))
+    name = _TYPES.get(given.lower(), given)
+    if name == given:
+        raise Malformed("not a frame")
+    return _encode(members | {"type": name})
+
+
+def _uint(value: int | None, maximum: int) -> int | None:
+    return None if value is None else whole_number(value, maximum)
+
+
+def _metadata(raw: msgspec.Raw) -> Mapping[str, str] | None:
+    if raw is _NULL or raw == _NULL:
         return None
     # The standard parser here: it tells of duplicate keys, which the protocol refuses.
     pairs = json.loads(bytes(raw), object_pairs_hook=_pairs)
@@ -157,25 +289,25 @@ def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
     return _Pairs(pairs)
 
 
-def _payload(members: Members) -> Payload | None:
+def _payload(data_type: str | None, data: msgspec.Raw | msgspec.UnsetType, stream: msgspec.Raw) -> Payload | None:
     """What is sent; None where there is no data. With `"data": null` there is, and it is malformed."""
-    if _raw(members, "stream") is not None:
+    if stream is not _NULL and stream != _NULL:
         # The beginning of a stream, which is to have no data; it must not pass for a message.
         raise Malformed("streams are not spoken here")
-    data_type = JSON
-    if _raw(members, "dataType") is not None:
+    if data_type is None:
+        data_type = JSON
+    elif data_type not in DATA_TYPES:
         # Compared without regard to case: the .NET client writes "Text".
-        data_type = _text(members, "dataType").lower()
+        data_type = data_type.lower()
         if data_type not in DATA_TYPES:
             raise Malformed("unknown dataType")
-    if "data" not in members:
+    if isinstance(data, msgspec.UnsetType):
         return None
-    raw = _raw(members, "data")
-    if raw is None:
+    if data == _NULL:
         raise Malformed("data is null")
     if data_type == JSON:
-        return Payload(JSON, bytes(raw))
-    text = _string.decode(raw)
+        return Payload(JSON, bytes(data))
+    text = _string.decode(data)
     if data_type == TEXT:
         return Payload(TEXT, text.encode())
     try:
@@ -184,98 +316,16 @@ def _payload(members: Members) -> Payload | None:
         raise Malformed("data is not base64") from None
 
 
-def _join_group(members: Members) -> JoinGroup:
-    return JoinGroup(_group(members), _ack_id(members))
-
-
-def _leave_group(members: Members) -> LeaveGroup:
-    return LeaveGroup(_group(members), _ack_id(members))
-
-
-def _send_to_group(members: Members) -> SendToGroup:
-    metadata = _metadata(members)
-    no_echo = _raw(members, "noEcho")
-    return SendToGroup(
-        group=_group(members),
-        payload=_payload(members) or no_data(metadata),
-        ack_id=_ack_id(members),
-        no_echo=no_echo is not None and _flag.decode(no_echo),
-        ttl_secs=_uint(members, "ttlSeconds", MAX_TTL_SECS),
-        metadata=metadata,
-    )
-
-
-def _event(members: Members) -> UserEvent:
-    name = event_name(_text(members, "event"))
-    metadata = _metadata(members)
-    return UserEvent(name, _payload(members) or no_data(metadata), _ack_id(members), metadata)
-
-
-def _ping(members: Members) -> Ping:
-    return Ping()
-
-
-def _sequence_ack(members: Members) -> SequenceAck:
-    sequence_id = _uint(members, "sequenceId", MAX_UINT64)
-    if sequence_id is None:
-        raise Malformed("sequenceId is missing")
-    return SequenceAck(sequence_id)
-
-
-def _invocation_id(members: Members) -> str:
-    return invocation_id(_text(members, "invocationId"))
-
-
-def _optional_payload(members: Members) -> Payload | None:
-    payload = _payload(members)
-    if payload is None and _raw(members, "dataType") is not None:
+def _optional_payload(
+    data_type: str | None, data: msgspec.Raw | msgspec.UnsetType, stream: msgspec.Raw
+) -> Payload | None:
+    payload = _payload(data_type, data, stream)
+    if payload is None and data_type is not None:
         raise Malformed("a dataType of no data")
     return payload
 
 
-def _invoke(members: Members) -> Invoke:
-    if _text(members, "target").lower() != "event":
-        raise Malformed("unknown target")
-    return Invoke(
-        invocation_id=_invocation_id(members),
-        event=event_name(_text(members, "event")),
-        payload=_optional_payload(members),
-        metadata=_metadata(members),
-    )
-
-
-def _cancel_invocation(members: Members) -> CancelInvocation:
-    return CancelInvocation(_invocation_id(members))
-
-
-def _invoke_response(members: Members) -> InvokeResponse:
-    error_name, error_message = None, ""
-    success = _raw(members, "success")
-    if success is None:
-        raise Malformed("success is missing")
-    if not _flag.decode(success):
-        error = _members.decode(members.get("error", _NULL))
-        error_name, error_message = _text(error, "name"), _text(error, "message")
-    return InvokeResponse(
-        _invocation_id(members), _optional_payload(members), error_name, error_message, _metadata(members)
-    )
-
-
-_READERS: Mapping[str, Callable[[Members], Upstream]] = {
-    "sendToGroup": _send_to_group,
-    "joinGroup": _join_group,
-    "leaveGroup": _leave_group,
-    "event": _event,
-    "ping": _ping,
-    "sequenceAck": _sequence_ack,
-    "invoke": _invoke,
-    "cancelInvocation": _cancel_invocation,
-    "invokeResponse": _invoke_response,
-}
-_READERS_ANY_CASE = {name.lower(): read for name, read in _READERS.items()}
-
-
-# Frames to members, in the order in which they are documented
+# To the client, in the order in which they are documented
 
 
 def _connected(frame: Connected) -> dict[str, Any]:
@@ -301,19 +351,42 @@ def _ack(frame: Ack) -> dict[str, Any]:
     return {"type": "ack", "ackId": frame.ack_id, "success": False, "error": error}
 
 
-def _group_message(frame: GroupMessage) -> dict[str, Any]:
-    members: dict[str, Any] = {"type": "message", "from": "group", "group": frame.group}
-    if frame.from_user_id is not None:
-        members["fromUserId"] = frame.from_user_id
-    return members | _data(frame)
+# These two go to many, and are several times as frequent as all others together.
 
 
-def _server_message(frame: ServerMessage) -> dict[str, Any]:
-    return {"type": "message", "from": "server"} | _data(frame)
+class _GroupMessage(msgspec.Struct, tag_field="type", tag="message", rename=_NAMES, frozen=True, gc=False):
+    source: str
+    group: str
+    from_user_id: str | msgspec.UnsetType
+    data_type: str
+    data: Any
+    metadata: Mapping[str, str] | msgspec.UnsetType
 
 
-def _data(frame: GroupMessage | ServerMessage) -> dict[str, Any]:
-    return _payload_members(frame.payload) | _metadata_member(frame.metadata)
+class _ServerMessage(msgspec.Struct, tag_field="type", tag="message", rename=_NAMES, frozen=True, gc=False):
+    source: str
+    data_type: str
+    data: Any
+    metadata: Mapping[str, str] | msgspec.UnsetType
+
+
+def _group_message(frame: GroupMessage) -> _GroupMessage:
+    user_id, payload = frame.from_user_id, frame.payload
+    return _GroupMessage(
+        "group",
+        frame.group,
+        msgspec.UNSET if user_id is None else user_id,
+        payload.data_type,
+        _VALUES[payload.data_type](payload.data),
+        frame.metadata or msgspec.UNSET,
+    )
+
+
+def _server_message(frame: ServerMessage) -> _ServerMessage:
+    payload = frame.payload
+    return _ServerMessage(
+        "server", payload.data_type, _VALUES[payload.data_type](payload.data), frame.metadata or msgspec.UNSET
+    )
 
 
 def _payload_members(payload: Payload) -> dict[str, Any]:
@@ -321,7 +394,7 @@ def _payload_members(payload: Payload) -> dict[str, Any]:
 
 
 def _metadata_member(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    return {"metadata": dict(metadata)} if metadata else {}
+    return {"metadata": metadata} if metadata else {}
 
 
 def _invocation_result(frame: InvokeResponse) -> dict[str, Any]:
@@ -346,7 +419,7 @@ _VALUES: Mapping[str, Callable[[bytes], Any]] = {
     PROTOBUF: _base64,
 }
 
-_WRITERS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
+_WRITERS: Mapping[type, Callable[[Any], Any]] = {
     GroupMessage: _group_message,
     ServerMessage: _server_message,
     Ack: _ack,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,7 +108,7 @@ def test_writes(row: DownstreamWires) -> None:
 
 def _as_protobuf_clients_see(frame: Downstream) -> Downstream:
     """Data messages of this wire do not say who published them."""
-    return replace(frame, from_user_id=None) if isinstance(frame, GroupMessage) else frame
+    return msgspec.structs.replace(frame, from_user_id=None) if isinstance(frame, GroupMessage) else frame
 
 
 @pytest.mark.parametrize("row", DOWNSTREAM_WIRES, ids=_name)
