@@ -16,6 +16,12 @@ For the same reason none of them may be taken to hear what is published, only be
 taken it. After a disturbance all others are in doubt until each has answered a hello that was said
 since: it heard that one. A process that cannot hear says so, while it can still speak.
 
+Where one alone can neither hear nor speak, that is not known until its silence makes it dead, and what is
+published meanwhile counts as success. Nothing that the others see could tell it from one that was killed, whose
+clients are gone with it. The count of receivers that Redis gives for a publication falls for both alike, and
+for a network that went silent it does not fall; to refuse by it would stop all whenever one is killed, until its
+silence has lasted.
+
 Pure: the caller brings the time (monotonic seconds).
 """
 

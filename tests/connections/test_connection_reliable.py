@@ -253,7 +253,7 @@ def test_a_frame_that_is_sent_again_while_it_is_being_handled_is_handled_once(ap
         async def slowly(address: str) -> None:
             await asyncio.sleep(2)
 
-        process.board._layer.before = slowly
+        process.board._trunk.layer.before = slowly
         socket.say(frame)
         client.hears("once")
         socket.lose()
@@ -261,7 +261,7 @@ def test_a_frame_that_is_sent_again_while_it_is_being_handled_is_handled_once(ap
         new.say(frame)
         assert _waits(world, new, "ackId", 5)["success"]
         world.settle()
-        process.board._layer.before = None
+        process.board._trunk.layer.before = None
         assert client.texts == ["once"]
 
 

@@ -101,7 +101,7 @@ def test_each_message_arrives_once_and_in_order(seed: int) -> None:
     dice = random.Random(seed)
     with World(seed, processes=3) as world:
         for process in world.processes:
-            layer = process.board._layer
+            layer = process.board._trunk.layer
             layer.slow_out, layer.slow_in, layer.slow_to_subscribe = (dice.choice((0, 0.002, 0.05)) for _ in range(3))
             layer.slow_to_confirm = dice.choice((0, 0.05, 0.5))
         _restless(world, dice, messages=15)
@@ -271,7 +271,7 @@ def test_old_news_of_moves_changes_nothing(world: World) -> None:
         client.socket.lose()
         client.recover(process)
     world.settle()
-    a.board._take(Moved(client.id, b.board.process, 1), {})
+    a.board._whereabouts.take(Moved(client.id, b.board.process, 1), {})
     b.run(operations.send_to_connection("chat", client.id, _payload("hi")))
     client.hears("hi")
 
@@ -341,13 +341,13 @@ def test_a_group_left_meanwhile_is_left(world: World) -> None:
     async def leave() -> None:
         await operations.remove_connection_from_group("chat", client.id, "g")
         # B collects what comes then; A is told of it only after it has given the connection away.
-        a.board._layer.hold = True
+        a.board._trunk.layer.hold = True
         c.spawn(operations.send_to_group("chat", "g", _payload("not any more")))
         await asyncio.sleep(0.5)
 
     _during(world, a, recovery.HAND_OVER, 2, leave)
     client.recover(b)
-    a.board._layer.hold = False
+    a.board._trunk.layer.hold = False
     _group(c, "end", "h")
     client.hears("end")
     world.settle()
@@ -359,7 +359,7 @@ def test_what_the_new_process_had_on_its_way_before_it_collected_arrives(world: 
     client = Client(world, "chat")
     client.connect(a, "g").lose()
     world.settle()
-    layer = b.board._layer
+    layer = b.board._trunk.layer
     layer.one_by_one, layer.slow_out = False, 0
 
     async def slowly(address: str) -> None:
@@ -379,7 +379,7 @@ def test_what_the_new_process_sent_and_the_old_one_took_arrives_once(world: Worl
     client = Client(world, "chat")
     client.connect(a, "g").lose()
     world.settle()
-    layer = b.board._layer
+    layer = b.board._trunk.layer
     layer.one_by_one = False
     sending = []
 
@@ -407,7 +407,7 @@ def test_what_the_old_process_does_not_know_to_have_sent_arrives(world: World) -
     client.connect(a, "g").lose()
     other.connect(b)
     world.settle()
-    layer = a.board._layer
+    layer = a.board._trunk.layer
     layer.one_by_one = False
     sent: list[str] = []
 
@@ -435,12 +435,12 @@ def test_whoever_asks_everybody_meanwhile_finds_it(world: World, told: Told) -> 
 
     async def answer_slowly() -> None:
         # The old process has given it away, and the new one does not know yet.
-        a.board._layer.before = lambda address: asyncio.sleep(1)
+        a.board._trunk.layer.before = lambda address: asyncio.sleep(1)
         c.loop.call_later(0.3, lambda: closing.append(c.spawn(operations.close_user(told.hub, "u"))))
 
     _during(world, a, recovery.HAND_OVER, 2, answer_slowly)
     client.recover(b)
-    a.board._layer.before = None
+    a.board._trunk.layer.before = None
     world.until(lambda: closing and closing[0].done())
     assert closing[0].result() is None
     _at_last(client, *world.processes)
@@ -456,7 +456,7 @@ def test_an_earlier_life_of_a_connection_has_no_say(world: World) -> None:
     assert earlier is not None
     client.recover(b).lose()
     client.recover(a)
-    assert a.board._notes.where(client.id) is None
+    assert a.board._whereabouts.notes.where(client.id) is None
 
     async def linger() -> None:
         # Work of then that goes on now: a join of several groups, a failed join, an end.
@@ -638,14 +638,14 @@ def test_an_arrival_that_is_overrun_ends_with_a_reason(
     client.connect(a, "g").lose()
     world.settle()
     # A hears of it only after it has given the connection away.
-    a.board._layer.slow_in = 1
+    a.board._trunk.layer.slow_in = 1
 
     async def flood() -> None:
-        a.board._layer.hold = True
+        a.board._trunk.layer.hold = True
         for _ in range(12):
             c.spawn(operations.send_to_group(told.hub, "g", _payload("x" * size)))
         await asyncio.sleep(2)
-        a.board._layer.hold = False
+        a.board._trunk.layer.hold = False
 
     _during(world, a, recovery.HAND_OVER, 2, flood)
     new = client.recover(b)
@@ -663,12 +663,12 @@ def test_messages_that_may_not_wait_overrun_nothing(world: World, webpubsub: Web
     world.settle()
 
     async def flood() -> None:
-        a.board._layer.hold = True
+        a.board._trunk.layer.hold = True
         for _ in range(12):
             c.spawn(operations.send_to_group("chat", "g", _payload("x"), ttl_secs=0))
         c.spawn(operations.send_to_group("chat", "g", _payload("y")))
         await asyncio.sleep(2)
-        a.board._layer.hold = False
+        a.board._trunk.layer.hold = False
 
     _during(world, a, recovery.HAND_OVER, 2, flood)
     client.recover(b)
@@ -774,7 +774,7 @@ def test_a_step_that_fails_leaves_nothing_half_done(who: str, told_of: str) -> N
             client.connect(a, "g").lose()
             world.settle()
             _group(c, "1")
-            layer = (a if who == "A" else b).board._layer
+            layer = (a if who == "A" else b).board._trunk.layer
             calls = 0
 
             async def fail(address: str, call: int = call) -> None:
@@ -811,12 +811,12 @@ def test_a_group_told_of_in_an_answer_that_was_lost_comes_along(world: World) ->
 
     async def lose_once(address: str) -> None:
         if address == process_address(b.board.process):
-            a.board._layer.before = None
+            a.board._trunk.layer.before = None
             raise Broken
 
     async def join() -> None:
         await operations.add_connection_to_group("chat", client.id, "late")
-        a.board._layer.before = lose_once
+        a.board._trunk.layer.before = lose_once
 
     _during(world, a, recovery.HAND_OVER, 2, join)
     client.recover(b)

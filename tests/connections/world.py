@@ -11,6 +11,9 @@ order of sending; a message reaches the inboxes of all subscribers at once and i
 each process reads its inbox with a delay of its own. A subscription is in force some time after
 `group_add` has returned, in order with the process's others.
 
+A `StormyWorld` has the service's own layer in that place, and behind it a Redis that is slow, stalls and fails as one does
+(simulated_redis.py). There also processes stall: their loops are not stepped for a while, and what comes meanwhile waits.
+
 Sockets are of one of two kinds, as servers offer them: ASGI's, or the direct ones of hubs/servers, with
 a transport that soon has enough. Where they are direct, the layer can post, as ours can.
 """
@@ -21,11 +24,12 @@ import asyncio
 import json
 import random
 import secrets
+import string
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlencode
 
 from channels_redis.pubsub import RedisPubSubChannelLayer
@@ -35,6 +39,7 @@ from hubs.connections.connection import Connection
 from hubs.connections.handshake import Admission
 from hubs.consumers import HubConsumer, _Conversation
 from hubs.messaging import switchboard as switchboards
+from hubs.messaging.envelope import EVERYBODY, group_address, hub_address, process_address
 from hubs.messaging.lines import LINGER_SECS
 from hubs.messaging.switchboard import Switchboard
 from hubs.protocols.codec import CODECS
@@ -42,6 +47,7 @@ from hubs.protocols.extension import EXTENSION
 from hubs.rules.roles import Permissions
 from hubs.servers.direct import DirectSocket, Sockets
 from hubs.upstream.session import Session
+from tests.connections.simulated_redis import SimulatedRedis
 from tests.servers.raw import frame
 from tests.servers.transports import Transport
 
@@ -81,6 +87,16 @@ class _Loop(asyncio.SelectorEventLoop):
         self.run_forever()
 
 
+class Moving(Protocol):
+    """Something with a loop, which does one thing after the other."""
+
+    @property
+    def loop(self) -> _Loop: ...
+
+    @property
+    def due(self) -> float | None: ...
+
+
 class Process:
     """One process: its loop and its switchboard."""
 
@@ -92,6 +108,8 @@ class Process:
         self.board = Switchboard(world.new_layer(self), alone=False)
         switchboards._switchboards[self.loop] = self.board
         self.dead = False
+        # Until then it does nothing, and notices nothing of it.
+        self.stalled_until = 0.0
         self._sockets: Sockets | None = None
 
     @property
@@ -114,7 +132,17 @@ class Process:
     def die(self) -> None:
         """From now on it does nothing, and is told nothing."""
         self.dead = True
-        self.world.broker.forget(self)
+        self.world.forget(self)
+
+    @property
+    def due(self) -> float | None:
+        """When it will do something; None, if never."""
+        due = None if self.dead else self.loop.due
+        return None if due is None else max(due, self.stalled_until)
+
+    def stall(self, secs: float) -> None:
+        """Have it stand still for a while: a long computation, or a machine that has others to care for."""
+        self.stalled_until = self.world.now + secs
 
     def connection(self, client: Client) -> Connection | None:
         """The connection of a client, if it is here."""
@@ -251,11 +279,13 @@ class World:
         self.clients: list[Client] = []
         # No rows: what happens here is between connections and processes.
         hub_settings._Held.snapshot, hub_settings._Held.checked_at = hub_settings.Snapshot(0), float("inf")
-        self.processes = [Process(self, "ABCDEF"[number]) for number in range(processes)]
+        self.processes: list[Process] = []
+        for _ in range(processes):
+            self.join()
         for process in self.processes:
             process.run(process.board.start())
         for process in self.processes:
-            process.run(process.board._others())
+            process.run(process.board._hearing.others())
 
     def new_loop(self) -> _Loop:
         """A loop for one more process."""
@@ -264,6 +294,10 @@ class World:
     def new_layer(self, process: Process) -> Any:
         """The layer as one more process has it."""
         return (Layer if self.KIND == "asgi" else PostingLayer)(self, process)
+
+    def forget(self, process: Process) -> None:
+        """A process is gone, with its subscriptions."""
+        self.broker.forget(process)
 
     def new_socket(self, process: Process) -> Socket:
         """A socket to one of the processes."""
@@ -284,7 +318,7 @@ class World:
             if kind is None:
                 self.settle()
                 for process in alive:
-                    assert_at_rest(process)
+                    self.assert_at_rest(process)
                 for client in self.clients:
                     for socket in client.sockets:
                         socket.leave()
@@ -292,7 +326,7 @@ class World:
                 for process in alive:
                     assert process.board.members() == []
                     process.run(process.board.stop())
-                    process.run(process.board._layer.flush())
+                    process.run(process.board._trunk.layer.flush())
                     left = [task for task in asyncio.all_tasks(process.loop) if not task.done()]
                     assert left == [], f"{process.name} still runs {left}"
         finally:
@@ -304,24 +338,39 @@ class World:
                     for task in asyncio.all_tasks(process.loop):
                         task.cancel()
                     process.loop.step()
-                process.loop.close()
+                self.close_loop(process)
         if kind is None:
             assert self.problems == []
 
+    def close_loop(self, process: Process) -> None:
+        """At the end, after what ran there was cancelled."""
+        process.loop.close()
+
+    def assert_at_rest(self, process: Process) -> None:
+        """A process has nothing on its way."""
+        assert_at_rest(process)
+
     def join(self) -> Process:
         """One more process, which nobody has heard of."""
-        self.processes.append(Process(self, "ABCDEF"[len(self.processes)]))
+        number = len(self.processes)
+        letter = string.ascii_uppercase[number % 26]
+        self.processes.append(Process(self, letter if number < 26 else f"{letter}{number // 26}"))
         return self.processes[-1]
+
+    @property
+    def moving(self) -> Sequence[Moving]:
+        """Whatever does things in its own time."""
+        return self.processes
 
     def turn(self) -> None:
         """Let one process do one thing; or time goes by, if none has anything to do."""
-        dues = {process: process.loop.due for process in self.processes if not process.dead}
-        ready = [process for process, due in dues.items() if due is not None and due <= self.now]
+        dues = [(moving, due) for moving in self.moving if (due := moving.due) is not None]
+        ready = [moving for moving, due in dues if due <= self.now]
         if ready:
             self.random.choice(ready).loop.step()
         else:
             # Somebody always has: processes say hello.
-            self._now = min(due for due in dues.values() if due is not None)
+            self._now = min(due for _, due in dues)
 
     def until(self, true: Callable[[], Any], *, limit: float = LIMIT) -> None:
         """Let the processes work until something is so."""
@@ -342,6 +391,56 @@ class World:
     def settle(self, secs: float = 0) -> None:
         """Let everything arrive that is on its way, and addresses that nobody needs be left."""
         self.pass_time(secs + 8)
+
+
+class StormyWorld(World):
+    """Processes with the service's own layer, and a simulated Redis between them."""
+
+    def __init__(self, seed: int = 0, *, processes: int = 2) -> None:
+        # The layer draws its pauses from everybody's.
+        random.seed(seed)
+        self._redis: SimulatedRedis | None = None
+        super().__init__(seed, processes=processes)
+
+    @property
+    def redis(self) -> SimulatedRedis:
+        """What is between the processes."""
+        if self._redis is None:
+            self._redis = SimulatedRedis(self)
+        return self._redis
+
+    @property
+    def moving(self) -> Sequence[Moving]:
+        return [*self.processes, self.redis]
+
+    def new_layer(self, process: Process) -> Any:
+        return self.redis.layer(process)
+
+    def forget(self, process: Process) -> None:
+        self.redis.forget(process)
+
+    def close_loop(self, process: Process) -> None:
+        # Nothing of it can come to an end any more.
+        process.board._trunk.layer._loops.clear()
+        process.loop.close()
+
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
+        try:
+            super().__exit__(kind, *about)
+        finally:
+            self.redis.loop.close()
+
+    def assert_at_rest(self, process: Process) -> None:
+        assert_at_rest(process, exactly=not self.redis.has_failed)
+        layer = process.board._trunk.layer._loops[process.loop]
+        [subscriber] = layer._subscribers
+        [publisher] = layer._publishers
+        assert not subscriber.is_down
+        assert (subscriber._waiting, subscriber._changed, +subscriber._unconfirmed) == ({}, {}, {})
+        # A hello may just be under way.
+        self.until(lambda: not publisher._unanswered, limit=2)
+        assert (publisher._bytes, publisher._outgoing) == (0, [])
+        assert self.redis.topics(process) == subscriber._wanted == subscriber._asked == set(layer._readers)
 
 
 class RedisWorld(World):
@@ -367,21 +466,29 @@ class RedisWorld(World):
         self.pass_time(LINGER_SECS + 1)
 
 
-def assert_at_rest(process: Process) -> None:
-    """A process whose work is done has nothing on its way, and hears no more than its members need."""
+def assert_at_rest(process: Process, *, exactly: bool = True) -> None:
+    """A process whose work is done has nothing on its way, and hears no more than its members need.
+
+    Not exactly: where the layer has failed, it may hear more.
+    """
     board = process.board
-    assert (board._arrivals, board._probes, board._questions, board._departed) == ({}, {}, {}, [])
-    assert (board._departures._on_the_way, board._departures._not_here) == ({}, {})
-    wanted = {switchboards.EVERYBODY, switchboards.process_address(board.process)}
+    assert (board._directory.arrivals, board._probes.open, board._questions.open, board._publishing.departed) == (
+        {},
+        {},
+        {},
+        [],
+    )
+    assert (board._publishing.departures._on_the_way, board._publishing.departures._not_here) == ({}, {})
+    wanted = {EVERYBODY, process_address(board.process)}
     for member in board.members():
-        wanted.add(switchboards.hub_address(member.hub))
-        wanted |= {switchboards.group_address(member.hub, group) for group in member.groups}
+        wanted.add(hub_address(member.hub))
+        wanted |= {group_address(member.hub, group) for group in member.groups}
         for group in member.groups:
-            assert board._groups[member.hub, group][member.id] is member
-        assert board._hubs[member.hub][member.id] is member
-    assert sum(map(len, board._groups.values())) == sum(len(member.groups) for member in board.members())
-    assert sum(map(len, board._hubs.values())) == len(board)
-    assert board._lines._held == board._lines._perhaps == wanted
+            assert board._directory.groups[member.hub, group][member.id] is member
+        assert board._directory.hubs[member.hub][member.id] is member
+    assert sum(map(len, board._directory.groups.values())) == sum(len(member.groups) for member in board.members())
+    assert sum(map(len, board._directory.hubs.values())) == len(board)
+    assert board._trunk.lines._held == board._trunk.lines._perhaps == wanted
 
 
 class Socket:

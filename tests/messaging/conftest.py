@@ -109,12 +109,27 @@ def _is_chatter(address: str, message: Any) -> bool:
     )
 
 
+class Broken(Exception):
+    """What a layer without its server raises."""
+
+
+async def break_line() -> None:
+    """What a line that fails does before or after a call."""
+    raise Broken("details of the network")
+
+
 Processes = Callable[[], Switchboard]
+
+
+@pytest.fixture
+def quick_answers(settings: Any) -> None:
+    """A process that does not answer is given up sooner, but still after several of its hellos."""
+    settings.WEBPUBSUB = settings.WEBPUBSUB | {"ANSWER_SECS": 4 * HELLO_SECS}
 
 
 @pytest.fixture(params=["memory", "redis"])
 async def process(request: pytest.FixtureRequest) -> AsyncIterator[Processes]:
-    """Makes processes that can reach each other; `board._layer` is a Line."""
+    """Makes processes that can reach each other; `board._trunk.layer` is a Line."""
     prefix = f"test-{secrets.token_hex(4)}"
     boards: list[Switchboard] = []
     shared = InMemoryChannelLayer(capacity=1000)
@@ -128,12 +143,12 @@ async def process(request: pytest.FixtureRequest) -> AsyncIterator[Processes]:
     yield make
     for board in boards:
         await board.stop()
-        await board._layer.layer.flush()
+        await board._trunk.layer.layer.flush()
 
 
 def line_of(board: Switchboard) -> Line:
     """The line of a process that the fixture made."""
-    line = board._layer
+    line = board._trunk.layer
     assert isinstance(line, Line)
     return line
 

@@ -35,20 +35,20 @@ async def hears_hello(board: Switchboard, *, of: Switchboard) -> None:
     """Wait until a process has heard the next hello of a process (itself, mostly)."""
     before = board._peers._heard.get(of.process)
     while board._peers._heard.get(of.process) == before:
-        await soon(board._heard_hello.wait())
+        await soon(board._hearing.heard_hello.wait())
 
 
 async def trusts_all(board: Switchboard) -> None:
     """Wait until a process has no doubt that all others it knows of hear it."""
     while not board._peers.all_hear:
-        await soon(board._heard_hello.wait())
+        await soon(board._hearing.heard_hello.wait())
 
 
 async def knows(board: Switchboard, *others: Switchboard) -> None:
     """Wait until a process takes these others for all that live."""
     processes = {other.process for other in others}
-    while await soon(board._others()) != processes:
-        await soon(board._heard_hello.wait())
+    while await soon(board._hearing.others()) != processes:
+        await soon(board._hearing.heard_hello.wait())
 
 
 async def all_meet(*boards: Switchboard) -> None:
@@ -61,13 +61,14 @@ async def all_meet(*boards: Switchboard) -> None:
 
 async def die(board: Switchboard, *, heard_by: Iterable[Switchboard]) -> None:
     """End a process without a goodbye; nothing it said is on its way any more when this returns."""
-    tasks = {*board._tasks, *board._running, *board._lines.tasks}
+    tasks = {*board._trunk.tasks, *board._trunk.running, *board._trunk.lines.tasks}
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=0.05)
-    board._running.clear()
+    board._trunk.running.clear()
+    board._hearing._started = False
     for witness in heard_by:
         for _ in range(2):
             await hears_hello(witness, of=witness)

@@ -157,7 +157,7 @@ async def test_the_hubs_address_is_joined_with_the_first_and_left_after_the_last
         first.go()
         first.go()
         assert noting.calls.empty()
-        assert board._lines._leaving == {}
+        assert board._trunk.lines._leaving == {}
         second.go()
         assert await soon(noting.calls.get()) == ("group_discard", address)
     line_of(board).layer = noting.layer
@@ -177,11 +177,17 @@ async def test_of_those_who_went_nothing_is_kept(process: Processes, monkeypatch
         visitor.go()
         visitor.go()
     for board in boards:
-        while board._lines._leaving or board._lines._locks or board._tasks:
+        while board._trunk.lines._leaving or board._trunk.lines._locks or board._trunk.tasks:
             await asyncio.sleep(0)
         own = {EVERYBODY, process_address(board.process)}
-        assert (board._lines._held, board._lines._perhaps, board._lines._wanted) == (own, own, own)
-        assert [board._connections, board._hubs, board._users, board._groups, board._questions] == [{}] * 5
+        assert (board._trunk.lines._held, board._trunk.lines._perhaps, board._trunk.lines._wanted) == (own, own, own)
+        assert [
+            board._directory.connections,
+            board._directory.hubs,
+            board._directory.users,
+            board._directory.groups,
+            board._questions.open,
+        ] == [{}] * 5
         assert len(board) == 0
 
 
@@ -199,9 +205,9 @@ async def test_who_goes_while_it_is_attached_is_not_there(process: Processes, mo
     go_on.set()
     await soon(attaching)
     assert visitor not in board
-    while hub_address("chat") in board._lines._perhaps:
+    while hub_address("chat") in board._trunk.lines._perhaps:
         await asyncio.sleep(0)
-    assert [board._connections, board._hubs, board._users] == [{}] * 3
+    assert [board._directory.connections, board._directory.hubs, board._directory.users] == [{}] * 3
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -225,6 +231,8 @@ async def test_an_attachment_that_fails_or_is_given_up_leaves_nothing(
     attaching.cancel()
     with pytest.raises(OSError if fails else asyncio.CancelledError):
         await soon(attaching)
-    while hub_address("chat") in board._lines._perhaps:
+    while hub_address("chat") in board._trunk.lines._perhaps:
         await asyncio.sleep(0)
-    assert [board._connections, board._hubs, board._users, board._lines._locks] == [{}] * 4
+    assert [board._directory.connections, board._directory.hubs, board._directory.users, board._trunk.lines._locks] == [
+        {}
+    ] * 4

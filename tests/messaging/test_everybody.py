@@ -75,7 +75,7 @@ async def test_many_questions_at_once(process: Processes) -> None:
     for number, answer in enumerate(answers):
         assert answer == ids(client for client in clients if client.user_id == str(number // 3 % 4))
     for board in boards:
-        assert board._questions == {}
+        assert board._questions.open == {}
 
 
 async def test_a_newcomer_counts_from_its_first_connection_on(process: Processes) -> None:
@@ -186,7 +186,7 @@ async def test_a_layer_that_swallows_a_cancellation_does_not_keep_it_from_stoppi
     await soon(sending.wait())
     await soon(board.stop())
     assert not stubborn
-    assert board._running == []
+    assert board._trunk.running == []
 
 
 async def test_a_layer_that_hangs_does_not_keep_it_from_stopping(
@@ -197,7 +197,7 @@ async def test_a_layer_that_hangs_does_not_keep_it_from_stopping(
     await soon(board.start())
     line_of(board).before["group_send"] = _hang
     await soon(board.stop())
-    assert board._running == []
+    assert board._trunk.running == []
 
 
 class _Noting:
@@ -273,7 +273,7 @@ async def test_who_lives_and_does_not_answer_makes_it_unknown(
         await soon(boards[0].ask_everybody("count", CHAT, {}))
     with pytest.raises(Unavailable, match="did not answer in time"):
         await soon(boards[0].ask("count", "chat", stuck[0].id, {}))
-    assert boards[0]._questions == {}
+    assert boards[0]._questions.open == {}
 
 
 async def test_an_answer_that_is_lost_makes_it_unknown(process: Processes, patience: Callable[[float], None]) -> None:
@@ -378,7 +378,7 @@ async def test_a_question_that_is_no_message_does_not_disturb_the_line(process: 
     await knows(here)
     with pytest.raises(UnicodeEncodeError):
         await soon(here.ask_everybody("who", Audience("chat", "\ud800"), {}))
-    assert here._questions == {}
+    assert here._questions.open == {}
     assert here._peers.is_complete(asyncio.get_running_loop().time())
 
 
@@ -447,7 +447,7 @@ async def test_cut_off_it_knows_nothing_and_later_all(
     line_of(here).before[method] = fail
     if method == "receive":
         # It is in the middle of receiving: the next message, somebody's hello, still comes.
-        await soon(here._heard_hello.wait())
+        await soon(here._hearing.heard_hello.wait())
     with pytest.raises(Unavailable):
         await soon(who(here))
     with pytest.raises(Unavailable):
@@ -464,7 +464,7 @@ async def _in_the_end(board: Switchboard) -> list[str]:
             return await who(board)
         except Unavailable:
             assert asyncio.get_running_loop().time() < deadline
-            await soon(board._heard_hello.wait())
+            await soon(board._hearing.heard_hello.wait())
 
 
 async def test_one_that_finds_the_line_later_is_not_forgotten(
@@ -538,4 +538,4 @@ async def test_through_a_restart_of_redis_no_answer_is_wrong(own_redis: Redis) -
     finally:
         for board in boards:
             await board.stop()
-            await board._layer.layer.flush()
+            await board._trunk.layer.layer.flush()

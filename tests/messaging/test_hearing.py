@@ -7,12 +7,8 @@ import pytest
 from hubs.errors import Unavailable
 from hubs.messaging.envelope import Audience, Publication
 from hubs.messaging.switchboard import Switchboard
-from tests.messaging.conftest import Client, Processes, line_of, publication, soon
+from tests.messaging.conftest import Client, Processes, break_line, line_of, publication, soon
 from tests.messaging.processes import all_meet, hears_hello, trusts_all
-
-
-async def _break() -> None:
-    raise ConnectionError("gone")
 
 
 async def _is_refused(board: Switchboard, text: str, *, all_or_nobody: bool = False) -> None:
@@ -26,7 +22,7 @@ async def _send_to(board: Switchboard, client: Client, text: str) -> None:
 
 async def _doubts(board: Switchboard) -> None:
     while board._peers.all_hear:
-        await soon(board._heard_hello.wait())
+        await soon(board._hearing.heard_hello.wait())
 
 
 async def test_nothing_is_claimed_until_all_have_answered(process: Processes) -> None:
@@ -34,8 +30,8 @@ async def test_nothing_is_claimed_until_all_have_answered(process: Processes) ->
     await all_meet(here, there)
     near, far = await Client(here).join(), await Client(there).join()
     # It cannot answer.
-    line_of(there).before["group_send"] = _break
-    line_of(here).before["group_send"] = _break
+    line_of(there).before["group_send"] = break_line
+    line_of(here).before["group_send"] = break_line
     await _is_refused(here, "one")
     del line_of(here).before["group_send"]
     for _ in range(2):
@@ -55,7 +51,7 @@ async def test_who_hears_nothing_says_so(process: Processes) -> None:
     here, there, third = process(), process(), process()
     await all_meet(here, there, third)
     far, other = await Client(there).join(), await Client(third).join()
-    there._line_changed(False)
+    there._hearing.line_changed(False)
     await _doubts(here)
     await _is_refused(here, "one")
     await _is_refused(here, "nobody", all_or_nobody=True)
@@ -67,7 +63,7 @@ async def test_who_hears_nothing_says_so(process: Processes) -> None:
     for _ in range(3):
         await hears_hello(here, of=there)
         assert not here._peers.all_hear
-    there._line_changed(True)
+    there._hearing.line_changed(True)
     for board in (here, there, third):
         await trusts_all(board)
     await _send_to(here, far, "to you")
