@@ -129,6 +129,11 @@ class RedisLayer(BaseChannelLayer):
             raise TypeError("A message is a dictionary.")
         return self._encode(message)
 
+    @property
+    def one_order(self) -> bool:
+        """Whether everybody hears messages in the order in which one process published them, whatever their groups."""
+        return len(self._hosts) == 1
+
     # Channels
 
     async def new_channel(self, prefix: str = "specific.") -> str:

@@ -1,6 +1,7 @@
 """What one process of the service says to another, as bytes.
 
-    Publication   whoever is meant is to get this message
+    Parcel        messages for many; whoever is meant is to get them
+    Publication   the connection that is meant is to get this message
     Question      do or tell something about a connection of yours, or about all that are meant
     Answer        how that went
     Moved         a connection of yours is with me now, or has ended here
@@ -58,6 +59,15 @@ class Publication(msgspec.Struct, frozen=True, array_like=True, tag="p"):
         if self.audience.group is None or self.connection is not None:
             return ServerMessage(payload, self.metadata)
         return GroupMessage(self.audience.group, payload, self.from_user_id, self.metadata)
+
+
+class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """Publications of one hub in the order in which a process made them.
+
+    Each has its number there, and the name it has from an earlier time, if it was published before (tally.py).
+    """
+
+    items: list[tuple[Publication, int, tuple[str, int] | None]]
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, tag="q"):
@@ -118,7 +128,7 @@ class Probe(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     number: int
 
 
-Envelope = Publication | Question | Answer | Hello | Goodbye | Moved | Probe
+Envelope = Parcel | Publication | Question | Answer | Hello | Goodbye | Moved | Probe
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Envelope] = msgspec.msgpack.Decoder(Envelope)
@@ -142,6 +152,11 @@ def group_address(hub: str, group: str) -> str:
 def hub_address(hub: str) -> str:
     """The layer's name for all connections of a hub."""
     return f"h.{blake2b(hub.encode(), digest_size=20).hexdigest()}"
+
+
+def address_of(audience: Audience) -> str:
+    """Where an audience is reached: its group's address, or its hub's."""
+    return hub_address(audience.hub) if audience.group is None else group_address(audience.hub, audience.group)
 
 
 def process_address(process: str) -> str:

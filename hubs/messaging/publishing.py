@@ -1,7 +1,7 @@
 """Publications: to the members here, and once to each other process that has members.
 
 Order: a publication reaches local members before `post` returns, so an echo precedes the ack
-that follows; to other processes it goes in the order in which this process published.
+that follows; to other processes it goes in the order in which this process published (parcels.py).
 
 Every publication for an audience has a number of this process. By these numbers a connection that changes
 process neither misses one nor gets it twice (tally.py), and who has one already passes over its repetition.
@@ -14,28 +14,29 @@ all is plain calls, and few.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hubs.errors import Unavailable
 from hubs.messaging.directory import NOBODY, Directory
 from hubs.messaging.envelope import (
     EVERYBODY,
-    Audience,
+    Parcel,
     Publication,
     encode,
-    group_address,
-    hub_address,
     process_address,
 )
 from hubs.messaging.members import Member, Numbering
 from hubs.messaging.moves import MAX_FORWARDS
+from hubs.messaging.parcels import Item, Parcels
 from hubs.messaging.peers import Peers
 from hubs.messaging.tally import Departures, Recent, Tally
 from hubs.messaging.trunk import UNREACHABLE, Trunk
 from hubs.messaging.whereabouts import Whereabouts
 from hubs.protocols.codec import Outgoing
+
+logger = logging.getLogger(__name__)
 
 
 class Publishing:
@@ -52,6 +53,9 @@ class Publishing:
         # Of this process: numbers, and what is on its way.
         self.departures = Departures()
         self.departed: list[asyncio.Future[None]] = []
+        self._parcels = Parcels(trunk, peers, lambda: self.departures.floor, self._have_left)
+        # What is said in other ways comes behind what was published before it.
+        trunk.before_sending = self._parcels.send_off
         # Of the others.
         self._taken: dict[str, Tally] = {}
         self._recent: dict[str, Recent] = {}
@@ -79,10 +83,9 @@ class Publishing:
             if posted is not None:
                 await asyncio.shield(posted)
             return
-        with self._numbered(here_first=False) as number:
-            numbers: dict[str, Any] = {"number": number, "floor": self.departures.floor}
-            await self._trunk.send_heard(None, _address(publication.audience), encode(publication), numbers)
-            self._deliver(publication, (self._process, number))
+        if not self._peers.all_hear:
+            raise Unavailable(UNREACHABLE)
+        await asyncio.shield(self._put(publication, self.departures.begin(here_first=False), None, here_last=True))
 
     def post(self, publication: Publication, *, again: tuple[str, int] | None = None) -> asyncio.Future[None] | None:
         """Deliver to the members here, and start a publication for an audience on its way to those of the others.
@@ -99,32 +102,25 @@ class Publishing:
         try:
             if again is None or not self._has(again):
                 self._deliver(publication, source)
-            body = encode(publication)
         except BaseException:
             self._gone(number)
             raise
-        numbers: dict[str, Any] = {"number": number, "floor": self.departures.floor}
-        if again is not None:
-            numbers["again"] = again
+        return self._put(publication, number, again)
+
+    def _put(
+        self, publication: Publication, number: int, again: tuple[str, int] | None, *, here_last: bool = False
+    ) -> asyncio.Future[None]:
         posted = asyncio.get_running_loop().create_future()
-        doubts = self._peers.doubts if self._peers.all_hear else None
-
-        def sent(sending: asyncio.Future[Any]) -> None:
-            self._gone(number)
-            problem = asyncio.CancelledError() if sending.cancelled() else sending.exception()
-            if posted.done():
-                return
-            if problem is None and doubts == self._peers.doubts:
-                posted.set_result(None)
-                return
-            unavailable = Unavailable(UNREACHABLE)
-            unavailable.published = again or source
-            posted.set_exception(unavailable)
-            # Looked at, if by nobody else.
-            posted.exception()
-
-        self._trunk.start_sending(_address(publication.audience), body, numbers).add_done_callback(sent)
+        self._parcels.put(Item(publication, number, again, posted, here_last=here_last))
         return posted
+
+    def _have_left(self, items: list[Item], arrived: bool) -> None:
+        """Items are on the layer, or are known not to be."""
+        for item in items:
+            if item.here_last and arrived:
+                self._try_to_deliver(item.publication, (self._process, item.number))
+            self.departures.done(item.number)
+        self._tell_departed()
 
     async def publish_to_one(self, publication: Publication, connection_id: str, *, elsewhere: bool = False) -> None:
         """Publish to one connection, wherever it is; `elsewhere`: not here, though it is arriving."""
@@ -137,36 +133,53 @@ class Publishing:
         else:
             # Its home is dead, or so new that it has not been heard; wherever it is, only that process delivers.
             # Numbered, since two hear it while the connection moves.
-            with self._numbered(here_first=True) as number:
-                numbers = {"number": number, "floor": self.departures.floor}
-                await self._trunk.send_heard(None, EVERYBODY, encode(publication), numbers)
+            number = self.departures.begin(here_first=True)
+            try:
+                parcel = encode(Parcel([(publication, number, None)]))
+                await self._trunk.send_heard(None, EVERYBODY, parcel, {"floor": self.departures.floor})
+            finally:
+                self._gone(number)
 
     # In
 
     def take(self, publication: Publication, message: Mapping[str, Any]) -> None:
-        """Another process has published; `message` has the number."""
-        number = message.get("number")
-        if number is None:
-            next_process = self._whereabouts.next_process(publication.connection, message)
-            if next_process is None:
-                self._deliver(publication)
+        """Another process has sent something to a connection that is here, or was."""
+        next_process = self._whereabouts.next_process(publication.connection, message)
+        if next_process is None:
+            self._deliver(publication)
+        else:
+            self._trunk.pass_on(next_process, publication, message)
+
+    def take_parcel(self, parcel: Parcel, message: Mapping[str, Any]) -> None:
+        """Another process has published."""
+        origin, floor = message["origin"], message["floor"]
+        recent, tally = self._recent.get(origin), self._taken.get(origin)
+        if recent is None or tally is None:
+            recent, tally = self._begin_to_count(origin)
+        for publication, number, again in parcel.items:
+            source = (origin, number)
+            if again is None:
+                self._try_to_deliver(publication, source)
             else:
-                self._trunk.pass_on(next_process, publication, message)
-            return
-        origin = message["origin"]
-        again = message.get("again")
-        if again is None or not self._has((again[0], again[1])):
-            self._deliver(publication, (origin, number))
-        for process, one in ((origin, number), again or (origin, number)):
-            self._recent.setdefault(process, Recent()).note(one)
-        tally = self._taken.get(origin)
-        if tally is None:
-            # Of processes that are no more there is nothing to be told apart.
-            alive = {*self._peers.alive(), origin}
-            self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
-            self._recent = {process: recent for process, recent in self._recent.items() if process in alive}
-            tally = self._taken[origin] = Tally()
-        tally.take(number, message["floor"])
+                if not self._has(again):
+                    self._try_to_deliver(publication, source)
+                self._recent.setdefault(again[0], Recent()).note(again[1])
+            recent.note(number)
+            tally.take(number, floor)
+
+    def _begin_to_count(self, origin: str) -> tuple[Recent, Tally]:
+        # Of processes that are no more there is nothing to be told apart.
+        alive = {*self._peers.alive(), origin}
+        self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
+        self._recent = {process: recent for process, recent in self._recent.items() if process in alive}
+        return self._recent.setdefault(origin, Recent()), self._taken.setdefault(origin, Tally())
+
+    def _try_to_deliver(self, publication: Publication, source: tuple[str, int]) -> None:
+        """Deliver one of several; a fault in it is not to be one of the others too."""
+        try:
+            self._deliver(publication, source)
+        except Exception:
+            logger.exception("A publication could not be delivered")
 
     def _deliver(self, publication: Publication, source: tuple[str, int] | None = None) -> None:
         audience = publication.audience
@@ -222,22 +235,12 @@ class Publishing:
         process, number = published
         return process == self._process or number in self._recent.get(process, ())
 
-    @contextmanager
-    def _numbered(self, *, here_first: bool) -> Iterator[int]:
-        """Give a publication its number; at the end it is on the layer and with local members, or has failed."""
-        number = self.departures.begin(here_first=here_first)
-        try:
-            yield number
-        finally:
-            self._gone(number)
-
     def _gone(self, number: int) -> None:
         self.departures.done(number)
+        self._tell_departed()
+
+    def _tell_departed(self) -> None:
         for waiting in self.departed:
             if not waiting.done():
                 waiting.set_result(None)
         self.departed.clear()
-
-
-def _address(audience: Audience) -> str:
-    return hub_address(audience.hub) if audience.group is None else group_address(audience.hub, audience.group)

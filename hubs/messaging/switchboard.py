@@ -33,7 +33,7 @@ from weakref import WeakKeyDictionary
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from hubs.messaging.directory import Directory
-from hubs.messaging.envelope import Answer, Audience, Goodbye, Hello, Moved, Probe, Publication, Question
+from hubs.messaging.envelope import Answer, Audience, Goodbye, Hello, Moved, Parcel, Probe, Publication, Question
 from hubs.messaging.handover import Handover
 from hubs.messaging.hearing import Hearing
 from hubs.messaging.members import Member
@@ -65,6 +65,7 @@ class Switchboard:
         self._probes = Probes(self._trunk)
         self._handover = Handover(self._trunk, self._directory, self._whereabouts, self._publishing, self._probes)
         self._trunk.takers = {
+            Parcel: self._publishing.take_parcel,
             Publication: self._publishing.take,
             Question: self._questions.take,
             Answer: self._questions.take_answer,

@@ -51,6 +51,8 @@ class Trunk:
         self.lines = Lines(layer)
         # Who takes what comes, by the kind of envelope.
         self.takers: dict[type[Envelope], Taker] = {}
+        # Called before anything is sent that does not come from Parcels.
+        self.before_sending: Callable[[], None] = _nothing
         # What will end by itself, and what goes on as long as the line is there.
         self.tasks: set[asyncio.Task[None]] = set()
         self.running: list[asyncio.Task[None]] = []
@@ -68,6 +70,11 @@ class Trunk:
     def posts_in_order(self) -> bool:
         """Whether what is sent arrives in the order of sending, though nobody waits for one before the next."""
         return self._post is not None
+
+    @property
+    def one_order(self) -> bool:
+        """Whether that order holds for messages to different addresses, too."""
+        return self._post is not None and bool(getattr(self.layer, "one_order", False))
 
     @property
     def confirms_subscriptions(self) -> bool:
@@ -148,11 +155,15 @@ class Trunk:
     # What goes
 
     async def send(self, address: str, body: bytes, *, origin: str | None = None, **numbers: Any) -> None:
-        """Send to an address. `numbers`: `number`, `floor`, `again` (tally.py), `forwards` (moves.py)."""
-        message = {"type": MESSAGE_TYPE, "origin": self.process if origin is None else origin, "body": body}
+        """Send to an address. `numbers`: `floor` (tally.py), `forwards` (moves.py)."""
+        self.before_sending()
+        await self._send(address, body, self.process if origin is None else origin, numbers)
+
+    async def _send(self, address: str, body: bytes, origin: str, numbers: Mapping[str, Any]) -> None:
+        message = {"type": MESSAGE_TYPE, "origin": origin, "body": body}
         try:
             async with asyncio.timeout(conf.settings.ANSWER_SECS):
-                await self.layer.group_send(address, message | numbers)
+                await self.layer.group_send(address, {**message, **numbers})
         except Exception as problem:
             self._disturbed(problem)
             raise Unavailable(UNREACHABLE) from problem
@@ -169,7 +180,7 @@ class Trunk:
     def start_sending(self, address: str, body: bytes, numbers: dict[str, Any]) -> asyncio.Future[Any]:
         """As `send`, without waiting: where the layer can (hubs/layers), everything of one loop turn is one write."""
         if self._post is None:
-            sending = asyncio.ensure_future(self.send(address, body, **numbers))
+            sending = asyncio.ensure_future(self._send(address, body, self.process, numbers))
             self._hold(sending)
             return sending
         message = {"type": MESSAGE_TYPE, "origin": self.process, "body": body}
@@ -199,3 +210,7 @@ class Trunk:
         if now - self._complained_at >= COMPLAINT_SECS:
             self._complained_at = now
             logger.error("Cannot reach the other processes: %s", str(problem) or type(problem).__name__)
+
+
+def _nothing() -> None:
+    """What is done where nothing has to be."""

@@ -340,7 +340,7 @@ def test_a_connection_that_has_lost_a_message_is_not_recovered(
 
     async def in_one_turn() -> bool:
         for _ in range(11):
-            await operations.send_to_group("chat", "g", Payload("text", b"x"))
+            operations.post_to_group("chat", "g", Payload("text", b"x"))
         # Its close is only due.
         assert not connection.closing
         return connection.recoverable

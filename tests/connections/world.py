@@ -257,6 +257,8 @@ class Layer:
 class PostingLayer(Layer):
     """One that can be told to send without being waited for."""
 
+    one_order = True
+
     def post(self, group: str, message: dict[str, Any]) -> asyncio.Future[Any]:
         return asyncio.ensure_future(self.group_send(group, message))
 
