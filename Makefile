@@ -92,7 +92,7 @@ bench-peers: bench/peers/node_modules/.installed ## Install the servers that the
 		echo "To be measured beside, these are missing:$$(printf ' %s' $$missing). On Debian and Ubuntu: sudo apt-get install$$(printf ' %s' $$missing)" >&2; \
 	fi
 
-bench: $(VENV)/.installed-test bench-peers ## Measure everything, beside other servers (an hour)
+bench: $(VENV)/.installed-test bench-peers ## Measure everything, beside other servers (25 minutes)
 	@$(BIN)/python -m bench
 
 openapi: $(VENV)/.installed ## Write docs/openapi anew, after a change of an HTTP API

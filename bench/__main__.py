@@ -1,102 +1,201 @@
-"""`python -m bench`: all benches one after the other, and one table of ratios.
+"""`python -m bench`: all benches one after the other, one table of targets, and one file of raw figures.
 
-Each is a process of its own, so that none finds the memory, the core or the open files of another. What
-they measured is in `bench/results/`, as of each bench alone.
+Each bench is a process of its own, so that none finds the memory, the core or the open files of another. One that fails
+does not keep the others from going on; it is said at the end, and in the exit status. Each has a share of the time and
+begins no further round when that is used up; one that does not end at all is ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from bench import figures, targets
+from bench.command import one_of, whole, wide_console
+from bench.contestants import ROOT
+from bench.machine import end_tree, interruptible, uninterrupted
+from bench.servers import SET_UPS
 
-from bench import ratios
-from bench.report import RESULTS
-from bench.servers import ROOT, SET_UPS
-
-# In this order: the long ones last, but for the one that everything is about.
-BENCHES = ("fanout", "rest", "upstream", "connections", "scale", "azure", "slow")
-# Those without a short form of their own, and how they are made short.
-SHORT = {"upstream": ("--rounds", "1", "--seconds", "1")}
-# Far more than the longest needs.
-MOST_SECS = 3 * 3600
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in BENCHES:
-            raise argparse.ArgumentTypeError(f"{name!r} is not a bench; choose from {', '.join(BENCHES)}")
-    return names
+# A bench that its share of the time has run out for finishes the round that it is in, and shows and writes what it has.
+FINISHING_SECS = 240.0
+# One that was interrupted ends its servers, each within a quarter of a minute.
+ENDING_SECS = 60.0
 
 
-def _run(name: str, quick: bool, set_ups: str) -> int:
-    options = SHORT.get(name, ("--quick",)) if quick else ()
-    env = os.environ | {SET_UPS: set_ups}
-    process = subprocess.Popen([sys.executable, "-m", f"bench.{name}", *options], cwd=ROOT, env=env)
-    try:
-        return process.wait(MOST_SECS)
-    except BaseException:
-        # It has heard the Ctrl-C too, or is told now; it stops its servers itself.
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        raise
+@dataclass(frozen=True)
+class Part:
+    """A bench as a part of all."""
+
+    name: str
+    # Its share of the time.
+    minutes: float
+    # How it is made thorough.
+    thorough: tuple[str, ...]
 
 
-def _newest(name: str, since: float) -> Path | None:
-    written = [path for path in RESULTS.glob(f"{name}-*.json") if path.stat().st_mtime >= since]
-    return max(written, key=lambda path: path.stat().st_mtime, default=None)
+PARTS = {
+    part.name: part
+    for part in (
+        Part("fanout", 7.5, ("--rounds", "9", "--seconds", "2", "--paced-seconds", "5")),
+        Part("rest", 1.2, ("--rounds", "5", "--seconds", "3")),
+        Part("upstream", 0.6, ("--rounds", "5", "--seconds", "4")),
+        Part("connections", 5.3, ("--rounds", "3")),
+        Part("scale", 5, ("--rounds", "5", "--seconds", "2")),
+        Part("azure", 3.2, ("--secs", "10")),
+        Part("slow", 1.5, ("--secs", "20", "--waves", "5")),
+    )
+}
+MINUTES = sum(part.minutes for part in PARTS.values())
 
 
-def _terminated(number: int, frame: object) -> None:
-    signal.raise_signal(signal.SIGINT)
+@dataclass
+class Outcome:
+    """What became of a part."""
+
+    name: str
+    # None if it had to be ended.
+    status: int | None = None
+    took_secs: float = 0.0
+    # What its file holds, if it came to write one.
+    figures: Mapping[str, Any] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """What there is to say, if it is not that all went well."""
+        if self.status == 0:
+            return None
+        how = "did not end by itself" if self.status is None else f"ended with status {self.status}"
+        reasons = (self.figures or {}).get("failures", ())
+        return "\n  ".join([f"bench.{self.name} {how}, {self.took_secs:.0f} s.", *reasons])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benches and print the table; 0 when all of them ran and lost nothing."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Run all benches and print a table of ratios.")
-    parser.add_argument("--only", type=_names, default=BENCHES, help=f"of {', '.join(BENCHES)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a few minutes' look, of which no figure should be kept")
-    options = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminated)
-    console = Console() if sys.stdout.isatty() else Console(width=170)
-    results: dict[str, Path] = {}
-    failed: list[str] = []
-    ended = 0
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as set_ups:
-            for name in options.only:
-                console.rule(f"bench.{name}")
-                since = time.time()
-                code = _run(name, options.quick, set_ups)
-                if code:
-                    failed.append(f"bench.{name} ended with status {code}")
-                path = _newest(name, since)
-                if path is not None:
-                    results[name] = path
-    except KeyboardInterrupt:
-        ended = 130
-    except subprocess.TimeoutExpired as late:
-        failed.append(str(late))
-    found = ratios.rows(results)
-    if found:
-        console.print(ratios.table(found))
-        path = RESULTS / f"ratios-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-        path.write_text(ratios.as_json(found), encoding="utf-8")
-        console.print(f"Raw figures: {path}", markup=False, highlight=False, soft_wrap=True)
-    for line in failed:
+    """Run the parts and print the table; 0 when all of them ran and lost nothing, whatever the targets."""
+    options = _options(argv)
+    interruptible()
+    console = wide_console()
+    began = time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    outcomes: list[Outcome] = []
+    interrupted = False
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        for name in options.only:
+            console.rule(f"bench.{name}")
+            outcomes.append(Outcome(name))
+            try:
+                _run(PARTS[name], options, Path(directory), outcomes[-1])
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+    console.rule("bench")
+    found = targets.rows({name: _runs(outcomes, name) for name in options.only})
+    console.print(targets.table(found))
+    failures = [each.failure for each in outcomes if each.failure]
+    contents = {
+        "bench": "all",
+        "started": started,
+        "took_secs": round(time.monotonic() - began, 1),
+        "options": vars(options),
+        "interrupted": interrupted,
+        "failures": failures,
+        "targets": found,
+        "parts": [vars(each) for each in outcomes],
+        **figures.surroundings(),
+    }
+    path = figures.shown_path(figures.write("bench", contents, options.results))
+    console.print(f"Took {(time.monotonic() - began) / 60:.1f} minutes. Raw figures: {path}", soft_wrap=True)
+    for line in failures:
         console.print(line, style="bold red", markup=False)
-    return ended or (1 if failed else 0)
+    if interrupted:
+        return 130
+    return 1 if failures else 0
+
+
+def _run(part: Part, options: argparse.Namespace, directory: Path, outcome: Outcome) -> None:
+    """Run a part, and write down what became of it however that was. Raises KeyboardInterrupt."""
+    within = part.minutes * 60 * options.minutes / MINUTES
+    results = directory / part.name
+    arguments = ["--part", "--results", str(results)]
+    if options.quick:
+        arguments += ["--quick"]
+    elif options.thorough:
+        arguments += part.thorough
+    else:
+        arguments += ["--within", f"{within:.0f}"]
+    set_ups = directory / "set-ups"
+    set_ups.mkdir(exist_ok=True)
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"bench.{part.name}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {SET_UPS: str(set_ups)},
+        # Ctrl-C is for us; we tell it.
+        process_group=0,
+    )
+    try:
+        outcome.status = process.wait(None if options.thorough else within + FINISHING_SECS)
+    except subprocess.TimeoutExpired:
+        _end(process)
+    except KeyboardInterrupt:
+        _end(process)
+        outcome.status = process.returncode
+        raise
+    finally:
+        outcome.took_secs = time.monotonic() - began
+        for path in results.glob("*.json"):
+            # One that had to be ended may have written half of it.
+            with suppress(ValueError):
+                outcome.figures = json.loads(path.read_text(encoding="utf-8"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Have a part end its servers, show and write what it has, or end all of it."""
+    with uninterrupted():
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(ENDING_SECS)
+        except subprocess.TimeoutExpired:
+            end_tree(process.pid)
+            process.wait()
+
+
+def _runs(outcomes: Sequence[Outcome], name: str) -> Mapping[str, Any]:
+    """What a part has measured, nothing if it did not come to that."""
+    written = next((each.figures for each in outcomes if each.name == name), None) or {}
+    runs = written.get("runs", {})
+    return runs if isinstance(runs, Mapping) else {"runs": runs}
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure everything, and say which targets are met."
+    )
+    parser.add_argument(
+        "--only", type=one_of(PARTS), default=tuple(PARTS), help=f"of {', '.join(PARTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=whole(5, 600),
+        default=round(MINUTES),
+        help="for all parts together: as many rounds as fit into them (default: %(default)s)",
+    )
+    longer = parser.add_mutually_exclusive_group()
+    longer.add_argument("--quick", action="store_true", help="a few minutes' look, of which no figure should be kept")
+    longer.add_argument("--thorough", action="store_true", help="more and longer rounds, however long they take")
+    parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

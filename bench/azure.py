@@ -26,39 +26,18 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from bench.holding import (
-    Door,
-    Meter,
-    Numbered,
-    Reader,
-    Usage,
-    Wrong,
-    allow_files,
-    at_rest,
-    disturbed,
-    drained,
-    hold,
-    interruptible,
-    join,
-    keep_to_own_core,
-    let_go,
-    one_of,
-    read_options,
-    say,
-    seconds,
-    whole,
-    write_raw,
-)
-from bench.report import percentile
-from bench.servers import CONTESTANTS, CannotStart, Server
-from bench.wire import Unexpected
+from bench import command, figures
+from bench.clients import connect, disconnect, join
+from bench.command import one_of, say, seconds, whole
+from bench.contestants import CONTESTANTS
+from bench.machine import Meter, Usage, allow_files, at_rest
+from bench.servers import Server, Wrong
+from bench.timed import LOOK_SECS, Numbered, Reader, drained
 
 UNIT_CONNECTIONS = 1_000
 MESSAGE_BYTES = 2_048
@@ -68,8 +47,6 @@ IN_TIME = 0.99
 # Of the same traffic, before a step is counted.
 WARM_UP_SECS = 2.0
 
-# How often the generator looks for messages that are due.
-TICK_SECS = 0.001
 MEMBERS_OF_SMALL = 10
 
 
@@ -144,16 +121,16 @@ class Crowd:
     async def resize(self, connections: int) -> None:
         """Have so many connections, each in its group."""
         going, self._members = self._members[connections:], self._members[:connections]
-        await let_go(member.client for member in going)
+        await disconnect(member.client for member in going)
         first = len(self._members)
         if first >= connections:
             return
         if len(self._targets) < connections:
             self._targets = self._server.targets(connections)
-        new = await hold(Door.of(self._server), self._targets[first:connections])
+        new = await connect(self._server.door, self._targets[first:connections])
         members = [Reader(client, self._kind.group_of(number)) for number, client in enumerate(new, first)]
         self._members += members
-        await join((member.client, _name(member.group)) for member in members)
+        await join(new, [_name(member.group) for member in members], self._server.contestant.dialect)
 
     async def run(self, units: int, secs: float) -> Step:
         """Send evenly for a while and time every delivery. Raises Wrong for what is neither on time nor late."""
@@ -172,7 +149,7 @@ class Crowd:
         expected = sum(counts[member.group] for member in members)
         await drained(arrived, expected)
         closed = sum(not member.client.alive for member in members)
-        _check(members, counts, totals, closed, stuck=len(arrived) < expected)
+        check(members, counts, totals, closed, stuck=len(arrived) < expected)
         took = sorted(arrived)
         return Step(
             kind=kind.name,
@@ -183,8 +160,8 @@ class Crowd:
             expected=expected,
             delivered=len(took),
             secs=max(usage.wall_secs, len(due) / per_sec),
-            p50_secs=percentile(took, 0.5),
-            p99_secs=percentile(took, 0.99),
+            p50_secs=figures.percentile(took, 0.5),
+            p99_secs=figures.percentile(took, 0.99),
             in_time=bisect.bisect_left(took, LATE_SECS) / max(1, expected),
             usage=usage,
             closed=closed,
@@ -208,14 +185,14 @@ class Crowd:
                 totals[sender.group] += number
                 if sender.client.alive:
                     sender.client.send(frames[sender.group].frame(number))
-            await asyncio.sleep(TICK_SECS)
+            await asyncio.sleep(LOOK_SECS)
 
 
 def _name(group: int) -> str:
     return f"group-{group:05}"
 
 
-def _check(members: Sequence[Reader], counts: Sequence[int], totals: Sequence[int], closed: int, stuck: bool) -> None:
+def check(members: Sequence[Reader], counts: Sequence[int], totals: Sequence[int], closed: int, stuck: bool) -> None:
     """Being late is a result; being lost without a word, or doubled, is a fault. Raises Wrong."""
     for member in members:
         wanted = counts[member.group]
@@ -226,32 +203,112 @@ def _check(members: Sequence[Reader], counts: Sequence[int], totals: Sequence[in
         raise Wrong(f"{missing:,} deliveries did not arrive, and nobody was told")
 
 
-async def _climb(server: Server, kind: Kind, options: argparse.Namespace, allowed: int) -> list[Step]:
-    """Step up until a load is not held, then close in on the last that is."""
-    steps: list[Step] = []
-    crowd = Crowd(server, kind)
+class NoTime(Exception):
+    """There is none for another step."""
 
-    async def holds(units: int) -> bool:
-        connections = min(units * UNIT_CONNECTIONS, allowed // MEMBERS_OF_SMALL * MEMBERS_OF_SMALL)
-        await crowd.resize(connections)
-        await at_rest(server)
-        await crowd.run(units, min(WARM_UP_SECS, options.secs / 2))
-        step = await crowd.run(units, options.secs)
-        steps.append(step)
-        say(
-            f"{kind.title}, {units} units: {step.connections:,} connections, {step.expected / options.secs:,.0f}/s, "
-            f"p99 {step.p99_secs * 1000:,.0f} ms, {step.in_time:.2%} in time{'' if step.held else ', NOT HELD'}"
+
+class Azure(command.Bench):
+    """Both kinds, one after the other, each on a fresh server."""
+
+    name = "azure"
+    summary = "How many of Azure's units one worker holds, by Azure's own definition."
+    quick = {"first": 1, "most": 1, "secs": 2.0}
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        wanted = options.most * UNIT_CONNECTIONS
+        self._allowed = allow_files(min(wanted, options.connections or wanted))
+        self._allowed -= self._allowed % MEMBERS_OF_SMALL
+        self.steps: list[Step] = []
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--kinds", type=one_of(KINDS), default=tuple(KINDS), help=f"of {', '.join(KINDS)}")
+        parser.add_argument("--first", type=whole(1, 100), default=4, help="units of the first step (%(default)s)")
+        parser.add_argument("--most", type=whole(1, 100), default=100, help="units of the last step (%(default)s)")
+        parser.add_argument(
+            "--closeness",
+            type=whole(1, 100),
+            default=10,
+            help="stop when the first load not held is within a unit, or this part, of the last one held (%(default)s)",
         )
-        if not step.held:
-            # Begin anew: what is still on its way must not be counted in the next step.
-            await crowd.resize(0)
-        return step.held
+        parser.add_argument("--secs", type=seconds(1, 120), default=5.0, help="of each step (default: %(default)g)")
+        parser.add_argument(
+            "--connections",
+            type=whole(MEMBERS_OF_SMALL, 100_000),
+            help="never more than these, whatever the traffic (default: as many as may be open)",
+        )
 
-    try:
-        await search(holds, options.first, options.most, options.closeness)
-    finally:
-        await crowd.resize(0)
-    return steps
+    def measure(self) -> None:
+        for number, name in enumerate(self.options.kinds, 1):
+            with Server(CONTESTANTS["hubwire"], self.cores.servers) as server:
+                uvloop.run(self._climb(server, KINDS[name], number / len(self.options.kinds)))
+            climbed = [step for step in self.steps if step.kind == name]
+            if any(step.held for step in climbed):
+                self.remarks.append(_verdict(KINDS[name], climbed, self.options.most))
+            else:
+                self.failures.append(f"{KINDS[name].title}: not even the first step was held.")
+
+    async def _climb(self, server: Server, kind: Kind, share: float) -> None:
+        """Step up until a load is not held, then close in on the last that is, as long as there is time."""
+        options, crowd = self.options, Crowd(server, kind)
+
+        async def holds(units: int) -> bool:
+            if self.time_is_up(share) and any(step.kind == kind.name for step in self.steps):
+                raise NoTime
+            connections = min(units * UNIT_CONNECTIONS, self._allowed)
+            await crowd.resize(connections)
+            await at_rest(server)
+            await crowd.run(units, min(WARM_UP_SECS, options.secs / 2))
+            step = await crowd.run(units, options.secs)
+            self.steps.append(step)
+            say(
+                f"{kind.title}, {units} units: {step.connections:,} connections, {step.expected / options.secs:,.0f}/s,"
+                f" p99 {step.p99_secs * 1000:,.0f} ms, {step.in_time:.2%} in time{'' if step.held else ', NOT HELD'}"
+            )
+            if not step.held:
+                # Begin anew: what is still on its way must not be counted in the next step.
+                await crowd.resize(0)
+            return step.held
+
+        try:
+            await search(holds, options.first, options.most, options.closeness)
+        except NoTime:
+            self.remarks.append(f"{kind.title}: there was no time for further steps.")
+        finally:
+            await crowd.resize(0)
+
+    def usages(self) -> Iterator[Usage]:
+        return (step.usage for step in self.steps)
+
+    def raw(self) -> list[Step]:
+        return self.steps
+
+    def tables(self) -> Iterator[Table]:
+        if not self.steps:
+            return
+        table = figures.table(
+            "One worker, 2,048-byte messages, each sender one a second",
+            "groups",
+            right=(
+                *("units", "connections", "in per s", "out per s", "p50 ms", "p99 ms", "under a second"),
+                *("server's core", "generator's core"),
+            ),
+        )
+        for step in sorted(self.steps, key=lambda step: (step.kind, step.units)):
+            table.add_row(
+                f"{step.groups:,} × {step.connections // step.groups:,}",
+                f"{step.units}" + ("" if step.held else " (not held)"),
+                f"{step.connections:,}",
+                f"{step.sent / step.secs:,.0f}",
+                f"{step.delivered / step.secs:,.0f}",
+                f"{step.p50_secs * 1000:,.1f}",
+                f"{step.p99_secs * 1000:,.1f}",
+                f"{step.in_time:.2%}",
+                f"{step.usage.server_share:.0%}",
+                f"{step.usage.generator_share:.0%}",
+            )
+        yield table
 
 
 async def search(holds: Callable[[int], Awaitable[bool]], first: int, most: int, closeness: int) -> int:
@@ -272,35 +329,8 @@ async def search(holds: Callable[[int], Awaitable[bool]], first: int, most: int,
     return good
 
 
-def _table(steps: Sequence[Step]) -> Table:
-    table = Table(title="One worker, 2,048-byte messages, each sender one a second", title_justify="left")
-    table.add_column("groups")
-    for heading in (
-        *("units", "connections", "in per s", "out per s", "p50 ms", "p99 ms", "under a second"),
-        *("server's core", "generator's core"),
-    ):
-        table.add_column(heading, justify="right")
-    for step in sorted(steps, key=lambda step: (step.kind, step.units)):
-        table.add_row(
-            f"{step.groups:,} × {step.connections // step.groups:,}",
-            f"{step.units}" + ("" if step.held else " (not held)"),
-            f"{step.connections:,}",
-            f"{step.sent / step.secs:,.0f}",
-            f"{step.delivered / step.secs:,.0f}",
-            f"{step.p50_secs * 1000:,.1f}",
-            f"{step.p99_secs * 1000:,.1f}",
-            f"{step.in_time:.2%}",
-            f"{step.usage.server_share:.0%}",
-            f"{step.usage.generator_share:.0%}",
-        )
-    return table
-
-
 def _verdict(kind: Kind, steps: Sequence[Step], most: int) -> str:
-    held = [step for step in steps if step.held]
-    if not held:
-        return f"{kind.title}: not even the first step was held."
-    best = max(held, key=lambda step: step.units)
+    best = max((step for step in steps if step.held), key=lambda step: step.units)
     more = []
     if best.connections < best.units * UNIT_CONNECTIONS:
         more.append(f"on {best.connections:,} connections, since more may not be open")
@@ -315,63 +345,5 @@ def _verdict(kind: Kind, steps: Sequence[Step], most: int) -> str:
     )
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.azure", description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", type=one_of(KINDS), default=tuple(KINDS), help=f"of {', '.join(KINDS)}")
-    parser.add_argument("--first", type=whole(1, 100), default=4, help="units of the first step (default: %(default)s)")
-    parser.add_argument("--most", type=whole(1, 100), default=100, help="units of the last step (default: %(default)s)")
-    parser.add_argument(
-        "--closeness",
-        type=whole(1, 100),
-        default=10,
-        help="stop when the first load not held is within a unit, or this part, of the last one held (%(default)s)",
-    )
-    parser.add_argument("--secs", type=seconds(1, 120), default=10.0, help="of each step (default: %(default)g)")
-    parser.add_argument(
-        "--connections",
-        type=whole(MEMBERS_OF_SMALL, 100_000),
-        help="never more than these, whatever the traffic (default: as many as may be open)",
-    )
-    parser.add_argument("--quick", action="store_true", help="one unit for two seconds")
-    parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    return read_options(parser, argv, first=1, most=1, secs=2.0)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Climb with each kind, print the steps and the verdict; 0 when nothing was lost."""
-    options = _options(argv)
-    interruptible()
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    wanted = options.most * UNIT_CONNECTIONS
-    allowed = allow_files(min(wanted, options.connections or wanted))
-    both = keep_to_own_core()
-    steps: list[Step] = []
-    verdicts: list[str] = []
-    ended = 0
-    try:
-        for name in options.kinds:
-            with Server(CONTESTANTS["hubwire"], both and both[1]) as server:
-                climbed = uvloop.run(_climb(server, KINDS[name], options, allowed))
-            steps += climbed
-            verdicts.append(_verdict(KINDS[name], climbed, options.most))
-            if not any(step.held for step in climbed):
-                ended = 1
-    except (CannotStart, OSError, Unexpected, Wrong) as problem:
-        console.print(f"DOES NOT COUNT: {problem}", style="bold red", markup=False)
-        ended = 1
-    except KeyboardInterrupt:
-        ended = 130
-    if steps:
-        console.print(_table(steps))
-        for verdict in verdicts:
-            console.print(verdict, markup=False)
-        if warning := disturbed(step.usage for step in steps):
-            console.print(warning, style="yellow", markup=False)
-        raw = [dataclasses.asdict(step) for step in steps]
-        where = write_raw("azure", vars(options), raw, bool(both), options.results)
-        console.print(f"Raw figures: {where}", markup=False, highlight=False, soft_wrap=True)
-    return ended
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(Azure))

@@ -89,6 +89,9 @@ class Expectation:
     def published(self, count: int) -> None:
         """So many more messages are on their way to the group."""
 
+    def follow(self, other: Expectation) -> None:
+        """Begin where another one has come to, of which everything was read."""
+
     def reading(self, answer: Answer) -> Reading:
         """A member that begins to read here."""
         raise NotImplementedError
@@ -191,6 +194,11 @@ class Numbered(Expectation):
             self.stream += self._frame_of(number)
             self.ends.append(self.start + len(self.stream))
         self._next += count
+
+    def follow(self, other: Expectation) -> None:
+        """Go on with the next number."""
+        assert isinstance(other, Numbered)
+        self._next = self.first = other._next
 
     def reading(self, answer: Answer) -> Reading:
         """A member to whom everything published so far is past."""
@@ -341,10 +349,7 @@ class Dialect:
 
     async def join(self, client: Client, group: str) -> None:
         """Become a member."""
-        await client.ask(
-            {"type": "joinGroup", "group": group, "ackId": 1},
-            lambda message: message.get("ackId") == 1 and message.get("success") is True,
-        )
+        await client.ask({"type": "joinGroup", "group": group})
 
     def publication(self, group: str, payload: str) -> bytes:
         """The frame that sends a message to a group."""

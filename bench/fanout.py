@@ -4,39 +4,31 @@ The figure that counts is **deliveries per CPU-second of the server process**. D
 of the clock depend on what else the machine does and on how fast the clients read; processor time
 does not, or much less. Every message must reach every member once, or the run does not count.
 
-The servers take turns, shape by shape and round by round, so that a slow minute of the machine
-slows all of them. Server and generator each have a core of their own where there are two. Which servers
-there are says `bench.servers`; those that are not installed are named and left out.
+All servers are up, and in each round they take turns, shape by shape, so that a slow minute of the machine slows all
+of them, and ratios are of figures that were measured within a minute. Server and generator each have a
+core of their own where there are two. Which servers there are says `bench.contestants`; those that are not installed
+are named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
-import os
 import re
-import resource
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import psutil
-import uvloop
-from rich.console import Console
+from rich.table import Table
 
-from bench.clients import PAYLOADS, Crowd, Shape, connect, disconnect
-from bench.report import FanOut, Idle, Paced, Report, percentile
-from bench.servers import CONTESTANTS, CannotStart, Contestant, Server, busy_secs, cores
-from bench.wire import Unexpected
+from bench import command, figures
+from bench.clients import PAYLOADS
+from bench.command import one_of, say, seconds, several, whole
+from bench.contestants import BASELINE, CONTESTANTS, PEER, Contestant
+from bench.crowd import SHAPES, Crowd, Shape
+from bench.machine import CannotStart, Meter, Usage, need_files
+from bench.servers import Field, Server
 
-SHAPES = (Shape(1, 100), Shape(1, 1000), Shape(100, 10))
 SERVERS = (
     *("hubwire", "hubwire-reliable", "hubwire-redis", "stock", "stock-redis"),
     *("socketio", "nchan", "nats", "uwebsockets", "uwebsockets-json"),
@@ -44,17 +36,309 @@ SERVERS = (
 
 # Bounds of the options, so that a slip of the finger does not take the machine down.
 MAX_CLIENTS = 10_000
-MAX_ROUNDS = 100
 MAX_SECONDS = 120.0
 
+# How long messages fly before they are counted, at most.
+WARM_UP_SECS = 1.0
 PACED_WARM_UP_SECS = 0.25
-PACED_SHAPES = (Shape(1, 100), Shape(1, 1000))
-
-# How long a server is given to come to rest before its memory is read.
-QUIET_SECS = 15.0
-LOOK_EVERY_SECS = 0.25
 # For work that follows the last delivery, such as a consumer's own tidying.
 AFTERWARDS_SECS = 0.05
+
+# Above these shares of their cores, the generator was the limit and the server was not.
+GENERATOR_BUSY = 0.9
+SERVER_BUSY = 0.9
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """One run of one shape."""
+
+    server: str
+    round: int
+    shape: str
+    payload_bytes: int
+    # One delivery on the wire.
+    frame_bytes: int
+    under_way: int
+    expected: int
+    delivered: int
+    # What is wrong with it: then no other figure means anything.
+    fault: str | None
+    # Until the last delivery.
+    secs: float
+    usage: Usage
+
+    @property
+    def per_cpu_sec(self) -> float:
+        """Deliveries per CPU-second of the server."""
+        return self.usage.per_cpu_sec(self.delivered)
+
+    @property
+    def limited(self) -> bool:
+        """Whether the generator was what made it no faster by the clock."""
+        return self.usage.generator_share > GENERATOR_BUSY and self.usage.server_share < SERVER_BUSY
+
+
+@dataclass(frozen=True)
+class Paced:
+    """One run at a pace; latencies in milliseconds."""
+
+    server: str
+    round: int
+    shape: str
+    expected: int
+    delivered: int
+    fault: str | None
+    # Messages a second, and whether the server kept up with them.
+    per_sec: float
+    held: bool
+    p50_ms: float
+    p99_ms: float
+    usage: Usage
+
+
+class FanOutBench(command.Bench):
+    """All that are installed, or those that were asked for."""
+
+    name = "fanout"
+    summary = "Fan-out and latency of Hubwire, of stock Channels consumers and of other servers."
+    usual_rounds = 5
+    quick = {"rounds": 1, "seconds": 0.5, "paced_seconds": 0.5, "sizes": (64,)}
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.fan_out: list[FanOut] = []
+        self.paced: list[Paced] = []
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        secs = seconds(0.2, MAX_SECONDS)
+        parser.add_argument(
+            "--seconds", type=secs, default=1.0, help="sending per shape, size, server and round (default: %(default)g)"
+        )
+        parser.add_argument(
+            "--shapes", type=_shapes, default=SHAPES, help="GROUPSxMEMBERS,… (default: 1x100,1x1000,100x10)"
+        )
+        parser.add_argument(
+            "--sizes", type=several(_payload), default=tuple(PAYLOADS), help="bytes per message (default: 64,2048)"
+        )
+        parser.add_argument(
+            "--servers",
+            type=one_of(CONTESTANTS),
+            help=f"of {', '.join(CONTESTANTS)} (default: those that are installed of {','.join(SERVERS)})",
+        )
+        parser.add_argument(
+            "--under-way",
+            type=several(whole(1, 1_000_000)),
+            default=(2000,),
+            help="deliveries outstanding at most, at least two messages' worth; several for a table (default: 2000)",
+        )
+        parser.add_argument(
+            "--pace",
+            type=whole(0, 10_000),
+            default=100,
+            help="messages a second to single groups, to time them; 0 for none (%(default)s)",
+        )
+        parser.add_argument("--paced-seconds", type=secs, default=2.0, help="of each such run (default: %(default)g)")
+
+    def measure(self) -> None:
+        options = self.options
+        contestants = self._contestants()
+        need_files(max(shape.clients for shape in options.shapes))
+        with Field(contestants, self.cores.servers, self.failures) as field:
+            for number in self.rounds():
+                for shape in options.shapes:
+                    for server in field:
+                        field.turn(server, self._turn(server, shape, number))
+
+    def _contestants(self) -> list[Contestant]:
+        """Those that are wanted, or all that are installed. Raises CannotStart."""
+        present = []
+        for name in self.options.servers or SERVERS:
+            contestant = CONTESTANTS[name]
+            missing = contestant.missing()
+            if not missing:
+                present.append(contestant)
+                continue
+            says = f"{contestant.title} needs {' and '.join(missing)}"
+            if self.options.servers:
+                raise CannotStart(f"{says}.")
+            self.remarks.append(f"Left out: {says}.")
+        return present
+
+    async def _turn(self, server: Server, shape: Shape, number: int) -> None:
+        """Everything of one shape, with the same clients."""
+        sizes = self.options.sizes
+        async with Crowd(server, shape, [PAYLOADS[size] for size in sizes]) as crowd:
+            for size in sizes:
+                crowd.speak(PAYLOADS[size])
+                for under_way in self.options.under_way:
+                    await self._flood(server, crowd, shape, size, under_way, number)
+            if shape.groups == 1 and self.options.pace:
+                crowd.speak(PAYLOADS[sizes[0]])
+                await self._pace(server, crowd, shape, number)
+
+    async def _flood(self, server: Server, crowd: Crowd, shape: Shape, size: int, under_way: int, number: int) -> None:
+        secs = self.options.seconds
+        await crowd.flood(min(WARM_UP_SECS, secs / 2), under_way)
+        await asyncio.sleep(AFTERWARDS_SECS)
+        meter = Meter(server)
+        traffic = await crowd.flood(secs, under_way)
+        await asyncio.sleep(AFTERWARDS_SECS)
+        usage = meter.read()
+        run = FanOut(
+            server=server.contestant.name,
+            round=number,
+            shape=str(shape),
+            payload_bytes=size,
+            frame_bytes=crowd.frame_bytes,
+            under_way=under_way,
+            expected=traffic.expected,
+            delivered=traffic.delivered,
+            fault=traffic.fault,
+            secs=traffic.wall_secs,
+            usage=usage,
+        )
+        self.fan_out.append(run)
+        self._said(server, number, f"{shape}, {size:,} B", traffic.fault)
+        say(
+            f"{number}  {server.contestant.title}, {shape}, {size:,} B: {run.per_cpu_sec:,.0f} deliveries per CPU-s; "
+            f"server {usage.server_share:.0%}, generator {usage.generator_share:.0%}"
+        )
+
+    async def _pace(self, server: Server, crowd: Crowd, shape: Shape, number: int) -> None:
+        rate = float(self.options.pace)
+        meter = Meter(server)
+        traffic = await crowd.pace(PACED_WARM_UP_SECS, rate)
+        if traffic.held:
+            meter = Meter(server)
+            traffic = await crowd.pace(self.options.paced_seconds, rate)
+        usage = meter.read()
+        p50, p99 = (figures.percentile(traffic.latencies, share) * 1000 for share in (0.5, 0.99))
+        self.paced.append(
+            Paced(
+                server=server.contestant.name,
+                round=number,
+                shape=str(shape),
+                expected=traffic.expected,
+                delivered=traffic.delivered,
+                fault=traffic.fault,
+                per_sec=rate,
+                held=traffic.held,
+                p50_ms=p50,
+                p99_ms=p99,
+                usage=usage,
+            )
+        )
+        self._said(server, number, f"{shape}, {rate:g} messages a second", traffic.fault)
+        came = f"p50 {p50:.2f} ms, p99 {p99:.2f} ms" if traffic.held else "does not keep up"
+        say(f"{number}  {server.contestant.title}, {shape}, {rate:g} messages a second: {came}")
+
+    def _said(self, server: Server, number: int, what: str, fault: str | None) -> None:
+        if fault:
+            self.failures.append(f"{server.contestant.title}, {what}, round {number}: {fault}")
+
+    # What came of it
+
+    def usages(self) -> Iterator[Usage]:
+        yield from (run.usage for run in self.fan_out)
+        yield from (run.usage for run in self.paced)
+
+    def raw(self) -> dict[str, object]:
+        return {"fan_out": self.fan_out, "paced": self.paced}
+
+    def tables(self) -> Iterator[Table]:
+        windows = list(dict.fromkeys(run.under_way for run in self.fan_out))
+        for size in dict.fromkeys(run.payload_bytes for run in self.fan_out):
+            for window in windows:
+                yield self._fan_out_table(size, window)
+        if len(windows) > 1:
+            yield self._window_table(windows)
+        if self.paced:
+            yield self._paced_table()
+        for run in self.fan_out:
+            if run.limited:
+                self.remarks.append(
+                    f"{CONTESTANTS[run.server].title}, {run.shape}, {run.payload_bytes} B, round {run.round}: the "
+                    f"generator used {run.usage.generator_share:.0%} of its core and the server "
+                    f"{run.usage.server_share:.0%}, so the rate per second is the generator's limit."
+                )
+
+    def _by_server(self, shape: str, size: int, window: int) -> dict[str, list[FanOut]]:
+        found: dict[str, list[FanOut]] = {}
+        for run in self.fan_out:
+            if (run.shape, run.payload_bytes, run.under_way) == (shape, size, window):
+                found.setdefault(run.server, []).append(run)
+        return found
+
+    def _fan_out_table(self, size: int, window: int) -> Table:
+        table = figures.table(
+            f"Fan-out of {size}-byte messages, {window:,} under way",
+            *("shape", "server"),
+            right=(
+                *("deliveries per CPU-s", f"× {BASELINE}", "× uWS", "bytes each", "delivered / expected"),
+                *("per second", "server", "generator"),
+            ),
+        )
+        for shape in dict.fromkeys(run.shape for run in self.fan_out):
+            by_server = self._by_server(shape, size, window)
+            base, peer = (_speed(by_server.get(name, ())) for name in (BASELINE, PEER))
+            for server, runs in by_server.items():
+                good = [run for run in runs if not run.fault]
+                table.add_row(
+                    shape,
+                    CONTESTANTS[server].title,
+                    figures.spread((run.per_cpu_sec for run in good), ",.0f"),
+                    figures.ratio(_speed(runs), base),
+                    figures.ratio(_speed(runs), peer),
+                    f"{runs[0].frame_bytes:,}",
+                    f"{sum(run.delivered for run in runs):,} / {sum(run.expected for run in runs):,}",
+                    figures.middle((run.delivered / run.secs for run in good), ",.0f"),
+                    figures.middle((run.usage.server_share for run in good), ".0%"),
+                    figures.middle((run.usage.generator_share for run in good), ".0%"),
+                )
+            table.add_section()
+        return table
+
+    def _window_table(self, windows: Sequence[int]) -> Table:
+        table = figures.table(
+            "Deliveries per CPU-second by how many are under way",
+            *("bytes", "shape", "server"),
+            right=[f"{window:,}" for window in windows],
+        )
+        kinds = dict.fromkeys((run.payload_bytes, run.shape, run.server) for run in self.fan_out)
+        for size, shape, server in kinds:
+            speeds = [_speed(self._by_server(shape, size, window).get(server, ())) for window in windows]
+            shown = [f"{speed:,.0f}" if speed else "–" for speed in speeds]
+            table.add_row(f"{size:,}", shape, CONTESTANTS[server].title, *shown)
+        return table
+
+    def _paced_table(self) -> Table:
+        table = figures.table(
+            f"Latency at {self.paced[0].per_sec:g} messages a second",
+            *("shape", "server"),
+            right=("p50 ms", "p99 ms", "server", "generator"),
+        )
+        for shape, server in dict.fromkeys((run.shape, run.server) for run in self.paced):
+            runs = [run for run in self.paced if (run.shape, run.server) == (shape, server) and not run.fault]
+            late = not all(run.held for run in runs)
+            table.add_row(
+                shape,
+                CONTESTANTS[server].title,
+                "does not keep up" if late else figures.spread((run.p50_ms for run in runs), ".2f"),
+                "does not keep up" if late else figures.spread((run.p99_ms for run in runs), ".2f"),
+                figures.middle((run.usage.server_share for run in runs), ".0%"),
+                figures.middle((run.usage.generator_share for run in runs), ".0%"),
+            )
+        return table
+
+
+def _speed(runs: Sequence[FanOut]) -> float | None:
+    """The median of the runs that count."""
+    return figures.median(run.per_cpu_sec for run in runs if not run.fault)
+
+
+# Types of options
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
@@ -64,33 +348,12 @@ def _shapes(text: str) -> tuple[Shape, ...]:
         if found is None:
             raise argparse.ArgumentTypeError(f"{part!r} is not a shape; write GROUPSxMEMBERS, such as 1x100,100x10")
         shape = Shape(int(found[1]), int(found[2]))
-        if shape.groups * (shape.members + 1) > MAX_CLIENTS:
+        if shape.clients > MAX_CLIENTS:
             raise argparse.ArgumentTypeError(
                 f"{part!r} needs more than {MAX_CLIENTS:,} connections; write a smaller shape"
             )
         shapes.append(shape)
     return tuple(dict.fromkeys(shapes))
-
-
-def _servers(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in CONTESTANTS:
-            raise argparse.ArgumentTypeError(f"{name!r} is not a server; choose from {', '.join(CONTESTANTS)}")
-    return names
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: write a whole number from {low} to {high}")
-        return int(text)
-
-    return whole
-
-
-def _several(one: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
-    return lambda text: tuple(dict.fromkeys(one(part.strip()) for part in text.split(",")))
 
 
 def _payload(text: str) -> int:
@@ -99,294 +362,5 @@ def _payload(text: str) -> int:
     return int(text)
 
 
-def _secs(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0.2 <= value <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a number of seconds from 0.2 to {MAX_SECONDS:g}")
-    return value
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.fanout",
-        description="Measure fan-out and latency of Hubwire, of stock Channels consumers and of other servers.",
-    )
-    parser.add_argument(
-        "--rounds", type=_whole(1, MAX_ROUNDS), default=3, help="turns of each server (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=_secs, default=3.0, help="sending per shape, server and round (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--shapes", type=_shapes, default=SHAPES, help="GROUPSxMEMBERS,… (default: 1x100,1x1000,100x10)"
-    )
-    parser.add_argument(
-        "--sizes", type=_several(_payload), default=tuple(PAYLOADS), help="bytes per message (default: 64,2048)"
-    )
-    parser.add_argument(
-        "--servers",
-        type=_servers,
-        help=f"of {', '.join(CONTESTANTS)} (default: those that are installed of {','.join(SERVERS)})",
-    )
-    parser.add_argument(
-        "--under-way",
-        type=_several(_whole(1, 1_000_000)),
-        default=(2000,),
-        help="deliveries outstanding at most, at least two messages' worth; several for a table (default: 2000)",
-    )
-    parser.add_argument(
-        "--pace",
-        type=_whole(0, 10_000),
-        default=100,
-        help="messages a second for latency, 0 for none (%(default)s)",
-    )
-    parser.add_argument(
-        "--paced-shapes", type=_shapes, default=PACED_SHAPES, help="of latency, one group each (default: 1x100,1x1000)"
-    )
-    parser.add_argument(
-        "--idle",
-        type=_whole(0, MAX_CLIENTS),
-        default=0,
-        help="measure so many idle connections too (default: 0)",
-    )
-    parser.add_argument("--quick", action="store_true", help="a short look: one round of one second, 64 bytes")
-    parser.add_argument("--markdown", action="store_true", help="print the tables for a document")
-    parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.rounds, arguments.seconds, arguments.idle = 1, 1.0, min(arguments.idle, 200)
-        arguments.sizes = arguments.sizes[:1]
-    return arguments
-
-
-class BrokenOff(Exception):
-    """A server failed in the middle; the text says which, and how."""
-
-
-class Bench:
-    """One run: which servers, how often, how long, and what came of it."""
-
-    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
-        self._arguments = arguments
-        self._console = console
-        self._contestants = _present(arguments.servers, console)
-        pair = cores()
-        self._core = pair[1] if pair else None
-        if pair:
-            os.sched_setaffinity(0, {pair[0]})
-        options = vars(arguments) | {
-            "servers": [contestant.name for contestant in self._contestants],
-            "shapes": [str(shape) for shape in arguments.shapes],
-            "paced_shapes": [str(shape) for shape in arguments.paced_shapes],
-            "results": None,
-        }
-        self.report = Report(options, pinned=pair is not None)
-
-    def run(self) -> None:
-        """Measure everything; what was measured until an interruption is in the report."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if self._arguments.idle:
-                for number in self._rounds():
-                    for contestant in self._contestants:
-                        # A fresh process each time: one that has worked before has memory to reuse.
-                        with Server(contestant, self._core) as server:
-                            self._turn(runner, server, self._idle(server, number))
-            with ExitStack() as stack:
-                servers = [stack.enter_context(Server(contestant, self._core)) for contestant in self._contestants]
-                kinds = itertools.product(self._arguments.sizes, self._arguments.under_way, self._arguments.shapes)
-                for size, under_way, shape in kinds:
-                    for number in self._rounds():
-                        for server in servers:
-                            self._turn(runner, server, self._fan_out(server, shape, size, under_way, number))
-                for shape in self._arguments.paced_shapes if self._arguments.pace else ():
-                    for number in self._rounds():
-                        for server in servers:
-                            self._turn(runner, server, self._paced(server, shape, number))
-
-    @staticmethod
-    def _turn(runner: asyncio.Runner, server: Server, measurement: Coroutine[Any, Any, None]) -> None:
-        try:
-            runner.run(measurement)
-        except (Unexpected, OSError, psutil.Error) as problem:
-            # While its log is still there.
-            wrote = server.log_end() or "(nothing)"
-            raise BrokenOff(f"{server.contestant.title}: {problem}. The server wrote:\n{wrote}") from None
-
-    def _rounds(self) -> range:
-        return range(1, self._arguments.rounds + 1)
-
-    def _say(self, server: Server, number: int, what: str) -> None:
-        self._console.print(f"round {number}  {server.contestant.title:<26} {what}", markup=False, highlight=False)
-
-    async def _idle(self, server: Server, number: int) -> None:
-        count = self._arguments.idle
-        targets = server.targets(count)
-        # What the first clients of a process make it load and cache is not the cost of a connection.
-        await disconnect(await connect(server, server.targets(max(10, count // 40))))
-        await _quiet(server)
-        memory, cpu, own, started = server.rss_bytes(), server.cpu_secs(), time.process_time(), time.perf_counter()
-        clients = await connect(server, targets)
-        own, wall = time.process_time() - own, time.perf_counter() - started
-        await _quiet(server)
-        cpu = server.cpu_secs() - cpu
-        memory = server.rss_bytes() - memory
-        alive = sum(not client.closed.done() for client in clients)
-        await disconnect(clients)
-        run = Idle(server.contestant.name, number, count, alive, memory, cpu, own, wall)
-        self.report.idle.append(run)
-        self._say(
-            server,
-            number,
-            f"idle      {run.kib_per_connection:.1f} KiB, {run.connects_per_cpu_sec:,.0f} connects per CPU-s",
-        )
-
-    async def _fan_out(self, server: Server, shape: Shape, size: int, under_way: int, number: int) -> None:
-        seconds = self._arguments.seconds
-        async with Crowd(server, shape, PAYLOADS[size]) as crowd:
-            frame_bytes = crowd.frame_bytes
-            await crowd.flood(min(1.0, seconds / 2), under_way)
-            await asyncio.sleep(AFTERWARDS_SECS)
-            cpu, own, all_of_it, started = server.cpu_secs(), time.process_time(), busy_secs(), time.perf_counter()
-            traffic = await crowd.flood(seconds, under_way)
-            own, wall = time.process_time() - own, time.perf_counter() - started
-            await asyncio.sleep(AFTERWARDS_SECS)
-            cpu, all_of_it = server.cpu_secs() - cpu, busy_secs() - all_of_it
-        run = FanOut(
-            server=server.contestant.name,
-            round=number,
-            expected=traffic.expected,
-            delivered=traffic.delivered,
-            surplus=traffic.surplus,
-            problem=traffic.problem,
-            shape=str(shape),
-            payload_bytes=size,
-            frame_bytes=frame_bytes,
-            under_way=under_way,
-            server_cpu_secs=cpu,
-            generator_cpu_secs=own,
-            others_cpu_secs=max(0.0, all_of_it - cpu - own),
-            wall_secs=wall,
-        )
-        self.report.fan_out.append(run)
-        self._say(
-            server,
-            number,
-            f"{shape!s:<8} {size:>5} B, {under_way:,} under way: {run.per_cpu_sec:,.0f} deliveries per CPU-s; "
-            f"server {run.server_share:.0%}, generator {run.generator_share:.0%}{'' if run.counts else '  LOSS'}",
-        )
-
-    async def _paced(self, server: Server, shape: Shape, number: int) -> None:
-        rate = float(self._arguments.pace)
-        async with Crowd(server, shape) as crowd:
-            traffic = await crowd.pace(PACED_WARM_UP_SECS, rate)
-            if traffic.held:
-                own, started = time.process_time(), time.perf_counter()
-                traffic = await crowd.pace(self._arguments.seconds, rate)
-                own, wall = time.process_time() - own, time.perf_counter() - started
-            else:
-                own, wall = 0.0, 1.0
-        p50, p99 = (percentile(traffic.latencies, share) * 1000 for share in (0.5, 0.99))
-        run = Paced(
-            server=server.contestant.name,
-            round=number,
-            expected=traffic.expected,
-            delivered=traffic.delivered,
-            surplus=traffic.surplus,
-            problem=traffic.problem,
-            shape=str(shape),
-            per_sec=rate,
-            held=traffic.held,
-            p50_ms=p50,
-            p99_ms=p99,
-            generator_share=own / wall,
-        )
-        self.report.paced.append(run)
-        self._say(
-            server,
-            number,
-            f"{shape!s:<8} {rate:g} messages a second: "
-            + (f"p50 {p50:.2f} ms, p99 {p99:.2f} ms" if run.held else "does not keep up")
-            + ("" if run.counts else "  LOSS"),
-        )
-
-
-def _present(wanted: Sequence[str] | None, console: Console) -> list[Contestant]:
-    """The contestants to measure: those that are wanted, or all that are installed. Raises CannotStart."""
-    present = []
-    for name in wanted or SERVERS:
-        contestant = CONTESTANTS[name]
-        missing = contestant.missing()
-        if not missing:
-            present.append(contestant)
-            continue
-        says = f"{contestant.title} needs {' and '.join(missing)}"
-        if wanted:
-            raise CannotStart(f"{says}.")
-        console.print(f"Left out: {says}.", style="yellow", markup=False)
-    return present
-
-
-async def _quiet(server: Server) -> None:
-    """Wait until the server has nothing to do."""
-    deadline = time.monotonic() + QUIET_SECS
-    before = server.cpu_secs()
-    still = 0
-    while still < 2 and time.monotonic() < deadline:
-        await asyncio.sleep(LOOK_EVERY_SECS)
-        now = server.cpu_secs()
-        still = still + 1 if now == before else 0
-        before = now
-
-
-def _allow_sockets(arguments: argparse.Namespace) -> None:
-    """Raise the limit of open files for us and the servers we start, or say that it is too low."""
-    shapes = [*arguments.shapes, *arguments.paced_shapes]
-    most = max([arguments.idle, *(shape.groups * (shape.members + 1) for shape in shapes)])
-    needed = most + most // 40 + 200
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        sys.exit(f"This needs {needed:,} open files and {hard:,} are allowed. Raise that (ulimit -n) or measure less.")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    # The same way out as Ctrl-C, past every `finally` that stops a server.
-    signal.raise_signal(signal.SIGINT)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the bench; 0 when every run counts."""
-    arguments = _arguments(argv)
-    _allow_sockets(arguments)
-    # A shell starts its background jobs with Ctrl-C ignored; servers must not outlive us there either.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminated)
-    # A pipe has no width of its own; 80 columns would break the tables.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    try:
-        bench = Bench(arguments, console)
-    except CannotStart as problem:
-        console.print(str(problem), style="bold red", markup=False)
-        return 2
-    ended = 0
-    try:
-        bench.run()
-    except KeyboardInterrupt:
-        console.print("Interrupted; the servers are stopped. What was measured so far:")
-        ended = 130
-    except (BrokenOff, CannotStart, subprocess.SubprocessError) as problem:
-        console.print(f"The bench broke off. {problem}", style="bold red", markup=False)
-        ended = 1
-    report = bench.report
-    report.show(console, arguments.markdown)
-    console.print(f"Raw figures: {report.write(arguments.results)}", markup=False, highlight=False, soft_wrap=True)
-    return ended or (1 if report.uncounted else 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(FanOutBench))

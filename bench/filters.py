@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from bench.report import percentile
+from bench.figures import percentile
 from hubs.rules.filters import InvalidFilter, Predicate, compile_filter
 
 TARGET_MSECS = 5.0

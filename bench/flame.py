@@ -21,12 +21,15 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench.clients import Crowd, Shape
-from bench.holding import PATIENCE_SECS, Wrong, allow_files, interruptible, keep_to_own_core, seconds, whole
-from bench.servers import CONTESTANTS, ROOT, CannotStart, Server
-from bench.wire import Unexpected
+from bench import crowd
+from bench.clients import PATIENCE_SECS
+from bench.command import seconds, whole
+from bench.contestants import CONTESTANTS, ROOT
+from bench.crowd import Crowd, Shape
+from bench.machine import CannotStart, interruptible, need_files, take_cores
+from bench.servers import PROBLEMS, Server, Wrong
 
-SHAPES = {str(shape).replace("×", "x"): shape for shape in (Shape(1, 100), Shape(1, 1000), Shape(100, 10))}
+SHAPES = {str(shape).replace("×", "x"): shape for shape in crowd.SHAPES}
 SERVERS = ("hubwire", "hubwire-reliable", "hubwire-redis")
 PICTURE = ROOT / "docs" / "images" / "flamegraph.svg"
 UNDER_WAY = 2000
@@ -55,8 +58,8 @@ async def _traffic(server: Server, shape: Shape, secs: float, recording: list[st
             _, said = profiler.communicate(timeout=PATIENCE_SECS)
     if profiler.returncode:
         raise Wrong(f"py-spy ended with {profiler.returncode}: {said.strip().splitlines()[-1] if said.strip() else ''}")
-    if traffic.delivered != traffic.expected or traffic.surplus:
-        raise Wrong(f"{shape}: {traffic.delivered:,} of {traffic.expected:,} delivered, {traffic.surplus:,} too many")
+    if traffic.fault:
+        raise Wrong(f"{shape}: {traffic.fault}")
 
 
 def entitle(picture: str, title: str) -> str:
@@ -84,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     interruptible()
     console = Console()
     shape = SHAPES[options.shape]
-    allow_files(shape.groups * (shape.members + 1))
-    both = keep_to_own_core()
+    cores = take_cores()
     try:
+        need_files(shape.groups * (shape.members + 1))
         profiler = _profiler()
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        with Server(CONTESTANTS[options.server], both and both[1]) as server:
+        with Server(CONTESTANTS[options.server], cores.servers) as server:
             recording = [profiler, "record", "--pid", str(server.processes()[0].pid), "--function", "--nonblocking"]
             recording += ["--rate", str(options.rate), "--duration", str(LONGEST_SECS), "--output", str(options.output)]
             if options.native:
@@ -99,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             uvloop.run(_traffic(server, shape, options.secs, recording))
             title = f"{server.contestant.title}, {shape} members, 64-byte messages: where the server's time goes"
         options.output.write_text(entitle(options.output.read_text(encoding="utf-8"), title), encoding="utf-8")
-    except (CannotStart, OSError, Unexpected, Wrong, subprocess.SubprocessError) as problem:
+    except PROBLEMS as problem:
         console.print(f"No picture. {problem}", style="bold red", markup=False)
         return 1
     except KeyboardInterrupt:

@@ -13,30 +13,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import cycle
-from pathlib import Path
 
 import jwt
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from bench.report import RESULTS
-from bench.servers import CONTESTANTS, EMPTY_VIEWS, CannotStart, Server, cores
+from bench import command, figures
+from bench.clients import PATIENCE_SECS
+from bench.command import say, seconds
+from bench.contestants import CONTESTANTS
+from bench.machine import Meter, Usage
+from bench.servers import Server, Wrong
 
 BODY = b'"' + b"x" * 62 + b'"'
 CONNECTIONS = 8
-MAX_SECONDS = 60.0
-MAX_ROUNDS = 20
 
 # Far more than a server remembers, and each is used once in a while only.
 NEW_TOKENS = 20_000
@@ -45,10 +41,6 @@ GROUP = "Hubwire :send to a group"
 YARDSTICK = "empty DRF view"
 _CRLF = b"\r\n"
 _HEAD_END = _CRLF * 2
-
-
-class Wrong(Exception):
-    """A server answered something else than 202."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ async def _client(address: Address, requests: Sequence[bytes], until: float) -> 
             if time.monotonic() >= until:
                 break
             writer.write(request)
-            head = await asyncio.wait_for(reader.readuntil(_HEAD_END), 30)
+            head = await asyncio.wait_for(reader.readuntil(_HEAD_END), PATIENCE_SECS)
             if not head.startswith(b"HTTP/1.1 202"):
                 raise Wrong(f"{address.title}: {head.split(_CRLF, 1)[0].decode('latin-1')}")
             for line in head.split(_CRLF):
@@ -102,28 +94,43 @@ async def _client(address: Address, requests: Sequence[bytes], until: float) -> 
     return answered
 
 
-async def _measure(address: Address, seconds: float) -> float:
-    """Requests per CPU-second of the server; a tenth of the time goes before, to warm up."""
+@dataclass(frozen=True)
+class Run:
+    """One address in one round."""
+
+    address: str
+    round: int
+    answered: int
+    usage: Usage
+
+    @property
+    def per_cpu_sec(self) -> float:
+        """Requests for one CPU-second of the server."""
+        return self.usage.per_cpu_sec(self.answered)
+
+
+async def _ask(address: Address, secs: float, number: int) -> Run:
+    """Ask for so long; a tenth of the time goes before, to warm up."""
     requests = address.requests
     # Each connection has a share of its own, so that no token is used by two.
     shares = [requests[at::CONNECTIONS] or requests for at in range(CONNECTIONS)]
 
-    async def ask(seconds: float) -> int:
-        until = time.monotonic() + seconds
+    async def stretch(secs: float) -> int:
+        until = time.monotonic() + secs
         return sum(await asyncio.gather(*(_client(address, share, until) for share in shares)))
 
-    await ask(seconds / 10)
-    before = address.server.cpu_secs()
-    answered = await ask(seconds)
-    return answered / (address.server.cpu_secs() - before)
+    await stretch(secs / 10)
+    meter = Meter(address.server)
+    answered = await stretch(secs)
+    return Run(address.title, number, answered, meter.read())
 
 
 def _tokens(server: Server, target: str, count: int = 1) -> list[str]:
     """Tokens for an address, each with an expiry of its own, as SDKs make one per second."""
-    key = dict(part.split("=", 1) for part in server.connection_string.split(";") if part)["AccessKey"]
     audience = f"http://localhost:{server.port}{target}"
     now = int(time.time()) + 3600
-    return [jwt.encode({"aud": audience, "exp": now + number}, key, algorithm="HS256") for number in range(count)]
+    claims = ({"aud": audience, "exp": now + number} for number in range(count))
+    return [jwt.encode(each, server.access_key, algorithm="HS256") for each in claims]
 
 
 def _addresses(ours: Server, empty: Server) -> list[Address]:
@@ -144,61 +151,60 @@ def _addresses(ours: Server, empty: Server) -> list[Address]:
     ]
 
 
-def _report(figures: dict[str, list[float]]) -> Table:
-    baseline = statistics.median(figures[YARDSTICK])
-    table = Table(title="Requests per CPU-second of the server")
-    for heading in ("address", "median", "lowest", "highest", "× empty DRF view"):
-        table.add_column(heading, justify="left" if heading == "address" else "right")
-    for title, values in figures.items():
-        median = statistics.median(values)
-        table.add_row(title, f"{median:,.0f}", f"{min(values):,.0f}", f"{max(values):,.0f}", f"{median / baseline:.2f}")
-    return table
+class Rest(command.Bench):
+    """All addresses in turns."""
 
+    name = "rest"
+    summary = "What a REST `:send` costs the server, beside views that do nothing."
+    usual_rounds = 3
+    quick = {"rounds": 1, "seconds": 0.5}
 
-def _write(figures: dict[str, list[float]]) -> Path:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"rest-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    path.write_text(json.dumps({"requests per CPU-second": figures}, indent=2, ensure_ascii=False) + "\n")
-    return path
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.runs: list[Run] = []
 
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--seconds", type=seconds(0.1, 60), default=2.0, help="per address (default: %(default)g)")
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the rounds and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.rest", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help=f"1 to {MAX_ROUNDS} (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help=f"per address, up to {MAX_SECONDS:g}")
-    parser.add_argument("--quick", action="store_true", help="one round of a second each")
-    options = parser.parse_args(argv)
-    if options.quick:
-        options.rounds, options.seconds = 1, 1.0
-    if not 1 <= options.rounds <= MAX_ROUNDS or not 0.1 <= options.seconds <= MAX_SECONDS:
-        parser.error("--rounds or --seconds is out of bounds")
-    console = Console()
-    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    both = cores()
-    if both is not None:
-        os.sched_setaffinity(0, {both[0]})
-    try:
+    def measure(self) -> None:
         with ExitStack() as stack:
-            ours = stack.enter_context(Server(CONTESTANTS["hubwire"], both and both[1]))
-            empty = stack.enter_context(Server(EMPTY_VIEWS, both and both[1]))
+            ours, empty = (
+                stack.enter_context(Server(CONTESTANTS[name], self.cores.servers))
+                for name in ("hubwire", "empty-views")
+            )
             addresses = _addresses(ours, empty)
-            figures: dict[str, list[float]] = {address.title: [] for address in addresses}
-            for _ in range(options.rounds):
+            for number in self.rounds():
                 for address in addresses:
-                    figures[address.title].append(uvloop.run(_measure(address, options.seconds)))
-    except (CannotStart, Wrong) as problem:
-        console.print(str(problem), style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        if own is not None:
-            os.sched_setaffinity(0, own)
-    console.print(_report(figures))
-    console.print(f"All figures: {_write(figures)}", markup=False, highlight=False)
-    return 0
+                    run = uvloop.run(_ask(address, self.options.seconds, number))
+                    self.runs.append(run)
+                    say(f"{number}  {run.address}: {run.per_cpu_sec:,.0f} per CPU-s")
+
+    def usages(self) -> Iterator[Usage]:
+        return (run.usage for run in self.runs)
+
+    def raw(self) -> list[Run]:
+        return self.runs
+
+    def tables(self) -> Iterator[Table]:
+        table = figures.table(
+            "Requests per CPU-second of the server",
+            "address",
+            right=("per CPU-second", f"× {YARDSTICK}", "server's core", "generator's core"),
+        )
+        baseline = figures.median(run.per_cpu_sec for run in self.runs if run.address == YARDSTICK)
+        for address in dict.fromkeys(run.address for run in self.runs):
+            own = [run for run in self.runs if run.address == address]
+            table.add_row(
+                address,
+                figures.spread((run.per_cpu_sec for run in own), ",.0f"),
+                figures.ratio(figures.median(run.per_cpu_sec for run in own), baseline),
+                figures.middle((run.usage.server_share for run in own), ".0%"),
+                figures.middle((run.usage.generator_share for run in own), ".0%"),
+            )
+        if self.runs:
+            yield table
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(Rest))

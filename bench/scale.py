@@ -1,474 +1,378 @@
 """`python -m bench.scale`: what it costs to be several.
 
-Three questions, each with deliveries or publications per CPU-second as its answer:
+Three questions. The answers are deliveries per CPU-second, and microseconds of processor time per message:
 
-1. **Two workers beside one.** The same fan-out on `serve`, on `serve` with a Redis, and on `serve --workers 2`, where
-   the members of every group are spread evenly over both workers and the publishers take turns between them. So
-   every message is fanned out locally and crosses once. Counted is the processor time of the service's
-   processes; Redis' own is shown apart, and the ratio with it included stands beside.
+1. **Two workers beside one.** The same fan-out on one process alone, on one with what it takes to be several (for us
+   and most others: Redis), and on two, for us and for those of the others that can be several. The members of every
+   group are spread evenly over both workers and the publishers too, so every message is fanned out on both sides and
+   crosses once. Beside that, ours with each group kept together at one worker, where no message has to cross.
 2. **Crossing.** Every publisher on one worker, every member on the other, one member per group: each message crosses
-   and is delivered once. The same with stock Channels on channels_redis' pub/sub layer, uvicorn with two workers.
-3. **The layers alone.** Two processes that do nothing but publish and receive on a layer (bench/layer_ends.py),
-   ours and channels_redis'.
+   and is delivered once.
+3. **The layers alone.** Two processes that do nothing but publish and receive on a layer (`bench.layers`), ours and
+   channels_redis'.
 
-Which worker a client is at, the kernel decides, and it is not asked to do otherwise: the bench opens connections until
-each worker has as many as it should, and closes the rest. Whose a connection is, the operating system tells.
-All processes of a contestant share one core, Redis included, so nothing here is a rate on the clock.
+All servers are up and take turns, shape by shape in each round; a ratio is of two figures of the same round. How to
+read the figures:
+
+- The service's processor time is that of all its processes, supervisors included. Redis' stands apart, and is included
+  in the columns that say so. NATS servers talk to each other directly, so theirs has it all.
+- A contestant's processes share one core, Redis included, and the generator has the other. So nothing here is a rate on
+  the clock. What is measured is work, and on a machine with more cores the same work is done on more of them.
+- As many deliveries are under way for two workers as for one, so each of the two has half as much to join into a write.
+  That is what two cost under the same load; where the load grows with the workers, it goes away: `--under-way 4000`.
+- Processes that take turns on one core find the caches used by others, which makes two dearer than on cores of their
+  own, and find more to join when they had to wait, which makes them cheaper. The row with groups kept together has
+  both and no crossing: what it differs in from one worker on Redis is owed to sharing the core.
+- The generator's share of its core is printed. It has as much to do per delivery with two workers as with one, and
+  less per second.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
-import json
-import os
-import statistics
-import subprocess
+import itertools
 import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-import psutil
-import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from bench.clients import Client, Crowd, Shape, connect, disconnect
-from bench.holding import (
-    Wrong,
-    allow_files,
-    interruptible,
-    keep_to_own_core,
-    one_of,
-    read_options,
-    say,
-    seconds,
-    whole,
-    write_raw,
-)
-from bench.layer_ends import PATIENCE_SECS
-from bench.servers import CONTESTANTS, ROOT, CannotStart, Contestant, Server
-from bench.wire import Unexpected
+from bench import command, figures, layers
+from bench.command import one_of, say, seconds, whole
+from bench.contestants import CONTESTANTS
+from bench.crowd import SHAPES, Shape
+from bench.layers import LAYERS, LayerRun
+from bench.machine import TICK_SECS, Meter, Usage, need_files
+from bench.servers import PROBLEMS, Field, Server
+from bench.spread import TRIES, SpreadCrowd, apart, evenly, together
 
-SHAPES = (Shape(1, 100), Shape(1, 1000), Shape(100, 10))
 CROSSING = Shape(32, 1)
-UNDER_WAY = 2000
 # For what a server does after the last delivery.
 AFTERWARDS_SECS = 0.05
 
-# How many connections may be opened to get one where it should be.
-TRIES = 8
-REDIS = "redis-server"
 
-OURS, STOCK = "hubs.layers.redis.RedisLayer", "channels_redis.pubsub.RedisPubSubChannelLayer"
+@dataclass(frozen=True)
+class Family:
+    """A server alone, with what it takes to be several if that is anything, and twice."""
+
+    title: str
+    alone: str
+    connected: str | None
+    two: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the contestants."""
+        return tuple(name for name in (self.alone, self.connected, self.two) if name)
 
 
-def _with_workers(name: str, title: str, count: int) -> Contestant:
-    base = CONTESTANTS[name]
-    return dataclasses.replace(
-        base, name=f"{name}-{count}", title=title, command=(*base.command, "--workers", str(count))
+FAMILIES = {
+    family.alone: family
+    for family in (
+        Family("Hubwire", "hubwire", "hubwire-redis", "hubwire-two"),
+        Family("stock Channels", "stock-uvicorn", "stock-redis", "stock-two"),
+        Family("Socket.IO", "socketio", "socketio-redis", "socketio-two"),
+        Family("NATS", "nats", None, "nats-two"),
     )
+}
+TWO = {family.two: family for family in FAMILIES.values()}
+WORKERS, TOGETHER, CROSSED = "workers", "together", "crossing"
+PARTS = (WORKERS, CROSSED, "layers")
+# What a title has added.
+KEPT_TOGETHER = {WORKERS: "", TOGETHER: ", groups kept together"}
 
 
-ALONE, ON_REDIS = CONTESTANTS["hubwire"], CONTESTANTS["hubwire-redis"]
-TWO = _with_workers("hubwire-redis", "Hubwire on Redis, two workers", 2)
-STOCK_TWO = _with_workers("stock-redis", "stock Channels on Redis, two workers", 2)
-
-LAYERS = (
-    ("Hubwire's layer, 16 published per turn", OURS, 16),
-    ("Hubwire's layer, one per turn", OURS, 1),
-    ("Hubwire's layer, each awaited", OURS, 0),
-    ("channels_redis pub/sub, each awaited", STOCK, 0),
-)
-PARTS = ("workers", "crossing", "layers")
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
-    """One shape, crossing or layer, once."""
+    """One shape on one server in one round."""
 
+    # How its clients were spread: WORKERS, TOGETHER or CROSSED.
     part: str
-    what: str
+    server: str
     round: int
     shape: str
-    expected: int
-    delivered: int
     # Messages sent, whatever the number of members.
     sent: int
+    expected: int
+    delivered: int
+    # What is wrong with it: then no other figure means anything.
+    fault: str | None
     # Of the service's processes, and of Redis.
     cpu_secs: float
     redis_cpu_secs: float
-    wall_secs: float
-    generator_share: float
+    # Until the last delivery.
+    secs: float
+    usage: Usage
 
     @property
     def per_cpu_sec(self) -> float:
         """Deliveries for one CPU-second of the service."""
-        return self.delivered / self.cpu_secs
+        return self.delivered / max(self.cpu_secs, TICK_SECS)
 
     @property
     def per_cpu_sec_with_redis(self) -> float:
         """Deliveries for one CPU-second of the service and of Redis together."""
-        return self.delivered / (self.cpu_secs + self.redis_cpu_secs)
+        return self.delivered / max(self.cpu_secs + self.redis_cpu_secs, TICK_SECS)
+
+    @property
+    def micros_per_message(self) -> float:
+        """Processor time of the service per message, with all of its deliveries."""
+        return self.cpu_secs / max(self.sent, 1) * 1e6
+
+    @property
+    def redis_micros_per_message(self) -> float:
+        """The same of Redis."""
+        return self.redis_cpu_secs / max(self.sent, 1) * 1e6
 
 
-@dataclasses.dataclass(frozen=True)
-class Spent:
-    """Processor time so far."""
+class Scale(command.Bench):
+    """All families in turns, and the layers."""
 
-    service: float
-    redis: float
+    name = "scale"
+    summary = "What it costs to be several: two workers beside one, for us and for others."
+    usual_rounds = 2
+    quick = {"rounds": 1, "seconds": 0.3, "shapes": SHAPES[:1]}
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.runs: list[Run] = []
+        self.layer_runs: list[LayerRun] = []
 
     @classmethod
-    def by(cls, processes: Sequence[psutil.Process]) -> Spent:
-        """Of these processes."""
-        service = redis = 0.0
-        for process in processes:
-            times = process.cpu_times()
-            if process.name().startswith(REDIS):
-                redis += times.user + times.system
-            else:
-                service += times.user + times.system
-        return cls(service, redis)
-
-    def __sub__(self, before: Spent) -> Spent:
-        return Spent(self.service - before.service, self.redis - before.redis)
-
-
-# Given the number of a member or publisher, and whether it publishes, the worker where it should be.
-Place = Callable[[int, bool], int]
-
-
-class SpreadCrowd(Crowd):
-    """A crowd whose clients are at the workers where they should be."""
-
-    def __init__(self, server: Server, shape: Shape, workers: int, place: Place) -> None:
-        super().__init__(server, shape)
-        self._where = server
-        self._workers = workers
-        self._place = place
-        # The workers' processes, in the order in which they were found to have a connection.
-        self._pids: list[int] = []
-
-    async def _connect(self, targets: list[str], publish: bool) -> list[Client]:
-        wanted = [self._place(number, publish) % self._workers for number in range(len(targets))]
-        missing = Counter(wanted)
-        found: dict[int, list[Client]] = {worker: [] for worker in missing}
-        opened: list[Client] = []
-        surplus: list[Client] = []
-        try:
-            allowed = TRIES * (len(targets) + 8)
-            while any(missing.values()):
-                # A few more than are missing where few are, so that it does not take as many rounds.
-                count = max(4, sum(missing.values()))
-                if len(opened) + count > allowed:
-                    raise Wrong(f"{len(opened)} connections were not enough to have {dict(missing)} more per worker")
-                clients = await connect(self._where, [targets[number % len(targets)] for number in range(count)])
-                opened += clients
-                for client, worker in zip(clients, self._homes(clients), strict=True):
-                    if missing[worker] > 0:
-                        missing[worker] -= 1
-                        found[worker].append(client)
-                    else:
-                        surplus.append(client)
-        except BaseException:
-            await disconnect(opened)
-            raise
-        await disconnect(surplus)
-        return [found[worker].pop() for worker in wanted]
-
-    def _homes(self, clients: Sequence[Client]) -> list[int]:
-        """The worker that each of these clients is connected to, as the operating system sees it."""
-        owners: dict[tuple[str, int], int] = {}
-        for process in self._where.processes():
-            if process.name().startswith(REDIS):
-                continue
-            for connection in process.net_connections("tcp"):
-                if connection.raddr and connection.laddr.port == self._where.port:
-                    owners[connection.raddr.ip.removeprefix("::ffff:"), connection.raddr.port] = process.pid
-        homes = []
-        for client in clients:
-            pid = owners.get(client.socket.getsockname()[:2])
-            if pid is None:
-                raise Wrong("a connection belongs to no process of the server")
-            if pid not in self._pids:
-                self._pids.append(pid)
-            homes.append(self._pids.index(pid))
-        if len(self._pids) > self._workers:
-            raise Wrong(f"the server has {len(self._pids)} workers that serve, not {self._workers}")
-        return homes
-
-
-def _evenly(shape: Shape, workers: int) -> Place:
-    """Members of each group at all workers in turn, publishers too."""
-    return lambda number, publishes: number if publishes else number % shape.members % workers
-
-
-def _apart(number: int, publishes: bool) -> int:
-    """Publishers at one worker, members at the other."""
-    return 1 if publishes else 0
-
-
-async def _flood(
-    server: Server, shape: Shape, workers: int, place: Place, part: str, number: int, options: argparse.Namespace
-) -> Run:
-    async with SpreadCrowd(server, shape, workers, place) as crowd:
-        await crowd.flood(min(1.0, options.seconds / 2), UNDER_WAY)
-        await asyncio.sleep(AFTERWARDS_SECS)
-        processes = server.processes()
-        before, own, began = Spent.by(processes), time.process_time(), time.perf_counter()
-        traffic = await crowd.flood(options.seconds, UNDER_WAY)
-        own, wall = time.process_time() - own, time.perf_counter() - began
-        await asyncio.sleep(AFTERWARDS_SECS)
-        spent = Spent.by(processes) - before
-    run = Run(
-        part=part,
-        what=server.contestant.title,
-        round=number,
-        shape=str(shape),
-        expected=traffic.expected,
-        delivered=traffic.delivered,
-        sent=traffic.expected // shape.members,
-        cpu_secs=spent.service,
-        redis_cpu_secs=spent.redis,
-        wall_secs=traffic.wall_secs,
-        generator_share=own / wall,
-    )
-    say(f"{number}  {part}: {run.what}, {shape}: {run.per_cpu_sec:,.0f} per CPU-s")
-    if traffic.delivered != traffic.expected or traffic.surplus:
-        raise Wrong(
-            f"{run.what}, {shape}: {traffic.delivered:,} of {traffic.expected:,} delivered, {traffic.surplus:,} too "
-            f"many{f' ({traffic.problem})' if traffic.problem else ''}"
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--parts", type=one_of(PARTS), default=PARTS, help=f"of {', '.join(PARTS)}")
+        parser.add_argument(
+            "--families", type=one_of(FAMILIES), default=tuple(FAMILIES), help=f"of {', '.join(FAMILIES)}"
         )
-    return run
+        parser.add_argument("--seconds", type=seconds(0.2, 60), default=1.0, help="of each run (default: %(default)g)")
+        parser.add_argument(
+            "--under-way", type=whole(1, 1_000_000), default=2000, help="deliveries outstanding at most (%(default)s)"
+        )
+        parser.set_defaults(shapes=SHAPES)
 
+    def measure(self) -> None:
+        need_files(TRIES * max(shape.clients for shape in self.options.shapes))
+        names = [name for family in self._families() for name in family.names]
+        redis = CONTESTANTS["redis"]
+        layered = "layers" in self.options.parts and not redis.missing()
+        wanted = [CONTESTANTS[name] for name in names] if {WORKERS, CROSSED} & {*self.options.parts} else []
+        with Field([*wanted, *([redis] if layered else [])], self.cores.servers, self.failures) as field:
+            for number in self.rounds():
+                for part, shape in self._turns():
+                    for server in field:
+                        if server.contestant.name in names and self._takes_part(server, part):
+                            field.turn(server, self._flood(server, part, shape, number))
+                for server in field:
+                    if server.contestant is redis:
+                        self._measure_layers(server, number)
 
-# The layers alone
+    def _families(self) -> Iterator[Family]:
+        """Those that are installed."""
+        for name in self.options.families:
+            family = FAMILIES[name]
+            missing = dict.fromkeys(how for name in family.names for how in CONTESTANTS[name].missing())
+            if missing:
+                self.remarks.append(f"Left out: {family.title} needs {' and '.join(missing)}.")
+            else:
+                yield family
 
+    def _turns(self) -> Iterator[tuple[str, Shape]]:
+        if WORKERS in self.options.parts:
+            for shape in self.options.shapes:
+                yield WORKERS, shape
+                yield TOGETHER, shape
+        if CROSSED in self.options.parts:
+            yield CROSSED, CROSSING
 
-@contextmanager
-def _redis(core: int | None) -> Iterator[tuple[str, psutil.Process]]:
-    """A Redis of our own; gives its URL and process."""
-    redis = ON_REDIS.companions[0]
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        # On a socket in its directory, so that no port has to be found.
-        path = f"{directory}/redis.sock"
-        command = [part.format(side_port=0, directory=directory) for part in redis]
-        with _on(core):
-            process = subprocess.Popen([*command, "--unixsocket", path], stdout=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + PATIENCE_SECS
-            while not Path(path).exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise CannotStart("Redis did not start.")
-                time.sleep(0.02)
-            yield f"unix://{path}", psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait()
+    @staticmethod
+    def _takes_part(server: Server, part: str) -> bool:
+        if part == TOGETHER:
+            return server.contestant.name == FAMILIES["hubwire"].two
+        return part == WORKERS or server.contestant.name in TWO
 
+    async def _flood(self, server: Server, part: str, shape: Shape, number: int) -> None:
+        secs, under_way = self.options.seconds, self.options.under_way
+        workers = 2 if server.contestant.name in TWO else 1
+        place = {WORKERS: evenly, TOGETHER: together, CROSSED: apart}[part](shape, workers)
+        async with SpreadCrowd(server, shape, workers, place) as crowd:
+            await crowd.flood(min(1.0, secs / 2), under_way)
+            await asyncio.sleep(AFTERWARDS_SECS)
+            meter, own, redis = Meter(server), server.own_cpu_secs(), server.companions_cpu_secs()
+            traffic = await crowd.flood(secs, under_way)
+            await asyncio.sleep(AFTERWARDS_SECS)
+            usage = meter.read()
+            own, redis = server.own_cpu_secs() - own, server.companions_cpu_secs() - redis
+        run = Run(
+            part=part,
+            server=server.contestant.name,
+            round=number,
+            shape=str(shape),
+            sent=traffic.expected // shape.members,
+            expected=traffic.expected,
+            delivered=traffic.delivered,
+            fault=traffic.fault,
+            cpu_secs=own,
+            redis_cpu_secs=redis,
+            secs=traffic.wall_secs,
+            usage=usage,
+        )
+        self.runs.append(run)
+        if traffic.fault:
+            self.failures.append(f"{server.contestant.title}, {shape}, {part}, round {number}: {traffic.fault}")
+        say(
+            f"{number}  {part}, {server.contestant.title}, {shape}: {run.per_cpu_sec:,.0f} per CPU-s; "
+            f"server {usage.server_share:.0%}, generator {usage.generator_share:.0%}"
+        )
 
-@contextmanager
-def _on(core: int | None) -> Iterator[None]:
-    own = os.sched_getaffinity(0) if core is not None else set()
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        if own:
-            os.sched_setaffinity(0, own)
+    def _measure_layers(self, redis: Server, number: int) -> None:
+        url = f"redis://127.0.0.1:{redis.port}/0"
+        for layer in LAYERS:
+            try:
+                run = layers.measure(layer, url, redis, self.cores.servers, number, self.options.seconds)
+            except PROBLEMS as problem:
+                self.failures.append(str(problem))
+                continue
+            self.layer_runs.append(run)
+            say(f"{number}  {layer.title}: {run.per_cpu_sec:,.0f} per CPU-s")
 
+    # What came of it
 
-def _layer(title: str, path: str, per_turn: int, url: str, redis: psutil.Process, number: int, secs: float) -> Run:
-    reading, writing = os.pipe()
-    ends: list[subprocess.Popen[str]] = []
-    own, began = time.process_time(), time.perf_counter()
+    def usages(self) -> Iterator[Usage]:
+        return (run.usage for run in self.runs)
 
-    def end(name: str, pipe: int, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "bench.layer_ends", name, path, url, str(secs), str(pipe), *more]
-        try:
-            ends.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=(pipe,)
+    def raw(self) -> dict[str, object]:
+        return {"workers": self.runs, "layers": self.layer_runs}
+
+    def tables(self) -> Iterator[Table]:
+        if any(run.part == WORKERS for run in self.runs):
+            yield self._workers_table()
+            yield self._ratios_table()
+        if any(run.part == CROSSED for run in self.runs):
+            yield self._crossing_table()
+        if self.layer_runs:
+            yield self._layers_table()
+
+    def _good(self, part: str, server: str, shape: str) -> list[Run]:
+        return [
+            run for run in self.runs if (run.part, run.server, run.shape) == (part, server, shape) and not run.fault
+        ]
+
+    def _shapes(self, *parts: str) -> Iterable[str]:
+        return dict.fromkeys(run.shape for run in self.runs if run.part in parts)
+
+    def _workers_table(self) -> Table:
+        table = figures.table(
+            "Two workers beside one",
+            *("groups × members", "server"),
+            right=(
+                *("deliveries per CPU-s", "Redis included", "µs per message", "and of Redis"),
+                *("per s", "server's core", "generator's core"),
+            ),
+        )
+        for shape in self._shapes(WORKERS):
+            servers = dict.fromkeys(run.server for run in self.runs)
+            for server, part in itertools.product(servers, (WORKERS, TOGETHER)):
+                runs = self._good(part, server, shape)
+                if not runs:
+                    continue
+                table.add_row(
+                    shape,
+                    CONTESTANTS[server].title + KEPT_TOGETHER[part],
+                    figures.spread((run.per_cpu_sec for run in runs), ",.0f"),
+                    figures.middle((run.per_cpu_sec_with_redis for run in runs), ",.0f"),
+                    figures.middle((run.micros_per_message for run in runs), ",.1f"),
+                    figures.middle((run.redis_micros_per_message for run in runs), ",.1f"),
+                    figures.middle((run.delivered / run.secs for run in runs), ",.0f"),
+                    figures.middle((run.usage.server_share for run in runs), ".0%"),
+                    figures.middle((run.usage.generator_share for run in runs), ".0%"),
                 )
-            )
-        finally:
-            # Theirs alone, so that each sees when the other is gone.
-            os.close(pipe)
-        return ends[-1]
+            table.add_section()
+        return table
 
-    def heard(process: subprocess.Popen[str]) -> dict[str, float]:
-        assert process.stdout is not None
-        if line := process.stdout.readline():
-            return dict(json.loads(line))
-        # Where the receiver fails, the publisher does too, and the receiver knows why.
-        _, problem = ends[0].communicate(timeout=PATIENCE_SECS)
-        if ends[0].returncode == 0:
-            _, problem = process.communicate(timeout=PATIENCE_SECS)
-        raise Wrong(f"{title}: {(problem.strip().splitlines() or ['it ended'])[-1]}")
+    def _ratios_table(self) -> Table:
+        table = figures.table(
+            "What two workers do of what one does, per CPU-second",
+            *("groups × members", "server"),
+            right=(
+                "of one alone",
+                "of one connected",
+                "Redis included",
+                "more than alone, µs per message",
+                "and of Redis",
+            ),
+        )
+        for shape in self._shapes(WORKERS):
+            for family, part in itertools.product(FAMILIES.values(), (WORKERS, TOGETHER)):
+                two = {run.round: run for run in self._good(part, family.two, shape)}
+                alone = {run.round: run for run in self._good(WORKERS, family.alone, shape)}
+                connected = {run.round: run for run in self._good(WORKERS, family.connected or "", shape)}
+                pairs = [(two[number], alone[number]) for number in two if number in alone]
+                if not pairs:
+                    continue
+                table.add_row(
+                    shape,
+                    family.title + KEPT_TOGETHER[part],
+                    figures.spread((one.per_cpu_sec / other.per_cpu_sec for one, other in pairs), ".2f"),
+                    figures.spread(
+                        (
+                            run.per_cpu_sec / connected[number].per_cpu_sec
+                            for number, run in two.items()
+                            if number in connected
+                        ),
+                        ".2f",
+                    ),
+                    figures.middle((one.per_cpu_sec_with_redis / other.per_cpu_sec for one, other in pairs), ".2f"),
+                    figures.spread((one.micros_per_message - other.micros_per_message for one, other in pairs), ".1f"),
+                    figures.middle((one.redis_micros_per_message for one, _ in pairs), ".1f"),
+                )
+            table.add_section()
+        return table
 
-    try:
-        receiver = end("receive", writing)
-        heard(receiver)
-        spent = Spent.by([redis])
-        publisher = end("publish", reading, str(per_turn))
-        published, received = heard(publisher), heard(receiver)
-        spent = Spent.by([redis]) - spent
-    finally:
-        if len(ends) < 2:
-            os.close(reading)
-        for process in ends:
-            if process.poll() is None and sys.exc_info()[0] is not None:
-                process.kill()
-            process.communicate(timeout=PATIENCE_SECS)
-    run = Run(
-        part="layers",
-        what=title,
-        round=number,
-        shape="",
-        expected=int(published["count"]),
-        delivered=int(received["count"]),
-        sent=int(published["count"]),
-        cpu_secs=published["cpu_secs"] + received["cpu_secs"],
-        redis_cpu_secs=spent.redis,
-        wall_secs=published["wall_secs"],
-        generator_share=(time.process_time() - own) / (time.perf_counter() - began),
-    )
-    say(f"{number}  {title}: {run.per_cpu_sec:,.0f} per CPU-s")
-    if run.delivered != run.expected:
-        raise Wrong(f"{title}: {run.delivered:,} of {run.expected:,} received")
-    return run
+    def _crossing_table(self) -> Table:
+        table = figures.table(
+            "From one worker to the other, one member per group",
+            "server",
+            right=("messages per CPU-s", "Redis included", "µs per message", "and of Redis", "generator's core"),
+        )
+        for server in TWO:
+            runs = self._good(CROSSED, server, str(CROSSING))
+            if runs:
+                table.add_row(
+                    CONTESTANTS[server].title,
+                    figures.spread((run.per_cpu_sec for run in runs), ",.0f"),
+                    figures.middle((run.per_cpu_sec_with_redis for run in runs), ",.0f"),
+                    figures.middle((run.micros_per_message for run in runs), ",.1f"),
+                    figures.middle((run.redis_micros_per_message for run in runs), ",.1f"),
+                    figures.middle((run.usage.generator_share for run in runs), ".0%"),
+                )
+        return table
 
-
-# What came of it
-
-
-def _median(runs: Sequence[Run], value: Callable[[Run], float]) -> float | None:
-    return statistics.median(map(value, runs)) if runs else None
-
-
-def _spread(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
-    found = sorted(map(value, runs))
-    middle = f"{statistics.median(found):,.0f}"
-    return middle if len(found) == 1 else f"{middle} ({found[0]:,.0f}–{found[-1]:,.0f})"
-
-
-def _table(part: str, title: str, unit: str, yardstick: str, runs: Sequence[Run]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("groups × members" if any(run.shape for run in runs) else "")
-    table.add_column("what")
-    for heading in (
-        *(f"{unit} per CPU-s", "×", "Redis included", "×", "delivered / expected"),
-        *("per s", "generator's core"),
-    ):
-        table.add_column(heading, justify="right")
-    for shape in dict.fromkeys(run.shape for run in runs):
-        own = [run for run in runs if run.shape == shape]
-        base = _median([run for run in own if run.what == yardstick], lambda run: run.per_cpu_sec)
-        both = _median([run for run in own if run.what == yardstick], lambda run: run.per_cpu_sec_with_redis)
-        for what in dict.fromkeys(run.what for run in own):
-            group = [run for run in own if run.what == what]
-            speed, with_redis = (
-                _median(group, lambda run: run.per_cpu_sec),
-                _median(group, lambda run: run.per_cpu_sec_with_redis),
+    def _layers_table(self) -> Table:
+        table = figures.table(
+            "The layers alone, from one process to another",
+            "layer",
+            right=("messages per CPU-s", "× stock", "Redis included", "× stock"),
+        )
+        by_layer = {layer: [run for run in self.layer_runs if run.layer == layer.title] for layer in LAYERS}
+        stock = by_layer[LAYERS[-1]]
+        for layer, runs in by_layer.items():
+            alone, included = (
+                (
+                    figures.median(run.per_cpu_sec for run in each),
+                    figures.median(run.per_cpu_sec_with_redis for run in each),
+                )
+                for each in (runs, stock)
             )
             table.add_row(
-                shape,
-                what,
-                _spread(group, lambda run: run.per_cpu_sec),
-                f"{speed / base:.2f}" if speed and base else "",
-                _spread(group, lambda run: run.per_cpu_sec_with_redis),
-                f"{with_redis / both:.2f}" if with_redis and both else "",
-                f"{sum(run.delivered for run in group):,} / {sum(run.expected for run in group):,}",
-                _spread(group, lambda run: run.delivered / run.wall_secs),
-                f"{statistics.median(run.generator_share for run in group):.0%}",
+                layer.title,
+                figures.spread((run.per_cpu_sec for run in runs), ",.0f"),
+                figures.ratio(alone[0], included[0]),
+                figures.spread((run.per_cpu_sec_with_redis for run in runs), ",.0f"),
+                figures.ratio(alone[1], included[1]),
             )
-        table.add_section()
-    return table
-
-
-_TABLES = {
-    "workers": ("Two workers beside one", "deliveries", ALONE.title),
-    "crossing": ("From one worker to the other, one member per group", "messages", STOCK_TWO.title),
-    "layers": ("The layers alone, from one process to another", "messages", LAYERS[-1][0]),
-}
-
-
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", type=one_of(PARTS), default=PARTS, help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--rounds", type=whole(1, 20), default=3, help="turns of each (default: %(default)s)")
-    parser.add_argument("--seconds", type=seconds(0.2, 60), default=4.0, help="of each run (default: %(default)g)")
-    parser.add_argument("--quick", action="store_true", help="one round, half a second, groups of 10, two contestants")
-    parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    parser.set_defaults(shapes=SHAPES)
-    return read_options(parser, argv, rounds=1, seconds=0.5, shapes=(Shape(1, 10), Shape(5, 10)))
-
-
-# Who takes part in what, and with how many workers. Two workers of ours do both, crossing first: there the other
-# contestant is freshly started, too.
-ROWS = (
-    (ALONE, 1, ("workers",)),
-    (ON_REDIS, 1, ("workers",)),
-    (TWO, 2, ("crossing", "workers")),
-    (STOCK_TWO, 2, ("crossing",)),
-)
-
-
-def _measure(options: argparse.Namespace, core: int | None, runs: list[Run]) -> None:
-    for number in range(1, options.rounds + 1):
-        for contestant, workers, parts in ROWS:
-            wanted = [part for part in parts if part in options.parts]
-            if not wanted or (options.quick and contestant is ON_REDIS):
-                continue
-            with Server(contestant, core) as server:
-                for part in wanted:
-                    for shape in (CROSSING,) if part == "crossing" else options.shapes:
-                        place = _apart if part == "crossing" else _evenly(shape, workers)
-                        runs.append(uvloop.run(_flood(server, shape, workers, place, part, number, options)))
-    if "layers" in options.parts:
-        with _redis(core) as (url, redis):
-            for number in range(1, options.rounds + 1):
-                for title, path, per_turn in LAYERS:
-                    with _on(core):
-                        runs.append(_layer(title, path, per_turn, url, redis, number, options.seconds))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run all parts, print a table for each, write what was measured; 0 when nothing was lost."""
-    options = _options(argv)
-    interruptible()
-    console = Console() if sys.stdout.isatty() else Console(width=170)
-    if missing := ON_REDIS.missing():
-        console.print(f"Left out, since it needs {' and '.join(missing)}.", markup=False)
-        return 0
-    allow_files(TRIES * max(shape.groups * (shape.members + 1) for shape in options.shapes))
-    both = keep_to_own_core()
-    runs: list[Run] = []
-    ended = 0
-    try:
-        _measure(options, both and both[1], runs)
-    except (CannotStart, OSError, Unexpected, Wrong, subprocess.SubprocessError) as problem:
-        console.print(f"DOES NOT COUNT: {problem}", style="bold red", markup=False)
-        ended = 1
-    except KeyboardInterrupt:
-        ended = 130
-    if runs:
-        for part, (title, unit, yardstick) in _TABLES.items():
-            own = [run for run in runs if run.part == part]
-            if own:
-                console.print(_table(part, title, unit, yardstick, own))
-        raw = [dataclasses.asdict(run) for run in runs]
-        where = write_raw("scale", vars(options), raw, bool(both), options.results)
-        console.print(f"Raw figures: {where}", markup=False, highlight=False, soft_wrap=True)
-    return ended
+        return table
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(Scale))

@@ -20,50 +20,30 @@ import dataclasses
 import sys
 import time
 from array import array
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import jwt
 import psutil
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
-from bench.holding import (
-    PATIENCE_SECS,
-    Door,
-    Held,
-    Meter,
-    Numbered,
-    Reader,
-    Usage,
-    Wrong,
-    allow_files,
-    at_rest,
-    disturbed,
-    drained,
-    hold,
-    interruptible,
-    join,
-    keep_to_own_core,
-    let_go,
-    read_options,
-    say,
-    seconds,
-    whole,
-    write_raw,
-)
-from bench.report import percentile
-from bench.servers import CONTESTANTS, CannotStart, Server
-from bench.wire import Unexpected
+from bench import command, figures
+from bench.clients import PATIENCE_SECS, Client, connect, disconnect, join
+from bench.command import say, seconds, whole
+from bench.contestants import CONTESTANTS
+from bench.machine import Meter, Usage, at_rest, need_files
+from bench.servers import Server, Wrong
+from bench.timed import LOOK_SECS as TICK_SECS
+from bench.timed import Numbered, Reader, drained
 
+# Slow ones in a wave.
+CLIENTS = 5
 BUSY, SLOW = "busy", "slow"
 CLOSED_CODE = 1008
 
 # A whole wave has to be closed within this time.
 WAVE_SECS = 90.0
 LOOK_SECS = 0.25
-TICK_SECS = 0.001
 
 # What the service lets wait for one client at most (MAX_OUTBOX_BYTES), and what may come on top of all that
 # waits without being a leak: one more of everything, and the allocator's own.
@@ -115,17 +95,20 @@ class Group:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Group]:
         """Have the readers and the publisher connected."""
-        clients = await self._hold(self._options.readers + 1)
+        clients = await self._connect(self._options.readers + 1)
         try:
             self._publisher, *readers = clients
             self._readers = [Reader(client) for client in readers]
-            await join((client, BUSY) for client in readers)
+            await self._join(readers, BUSY)
             yield self
         finally:
-            await let_go(clients)
+            await disconnect(clients)
 
-    async def _hold(self, count: int) -> list[Held]:
-        return await hold(Door.of(self._server), [next(self._targets) for _ in range(count)])
+    async def _connect(self, count: int) -> list[Client]:
+        return await connect(self._server.door, [next(self._targets) for _ in range(count)])
+
+    async def _join(self, clients: Sequence[Client], group: str) -> None:
+        await join(clients, [group] * len(clients), self._server.contestant.dialect)
 
     # Traffic
 
@@ -157,8 +140,8 @@ class Group:
             name=name,
             expected=expected,
             delivered=len(ordered),
-            p50_ms=percentile(ordered, 0.5) * 1000,
-            p99_ms=percentile(ordered, 0.99) * 1000,
+            p50_ms=figures.percentile(ordered, 0.5) * 1000,
+            p99_ms=figures.percentile(ordered, 0.99) * 1000,
             worst_ms=ordered[-1] * 1000,
             memory_least=min(self._memory),
             memory_most=max(self._memory),
@@ -199,9 +182,8 @@ class Group:
     async def _slow_ones_left(self) -> bool:
         """Ask the service whether anybody is in the group of the slow."""
         target = f"/api/hubs/bench/groups/{SLOW}?api-version=2024-12-01"
-        key = dict(part.split("=", 1) for part in self._server.connection_string.split(";") if part)["AccessKey"]
         audience = f"http://localhost:{self._server.port}{target}"
-        token = jwt.encode({"aud": audience, "exp": int(time.time()) + 60}, key, algorithm="HS256")
+        token = jwt.encode({"aud": audience, "exp": int(time.time()) + 60}, self._server.access_key, algorithm="HS256")
         lines = [
             f"HEAD {target} HTTP/1.1",
             f"Host: localhost:{self._server.port}",
@@ -226,9 +208,9 @@ class Group:
 
     async def _wave(self) -> None:
         looks = len(self._memory)
-        clients = await self._hold(self._options.slow)
+        clients = await self._connect(self._options.slow)
         try:
-            await join((client, SLOW) for client in clients)
+            await self._join(clients, SLOW)
             await asyncio.gather(*(self._join_and_hang(client) for client in clients))
             began = time.monotonic()
             while await self._slow_ones_left():
@@ -252,104 +234,105 @@ class Group:
         if codes != {str(CLOSED_CODE): len(clients)}:
             raise Wrong(f"clients that do not read were closed with {codes}, not all with {CLOSED_CODE}")
 
-    async def _join_and_hang(self, client: Held) -> None:
-        await join([(client, BUSY)])
+    async def _join_and_hang(self, client: Client) -> None:
+        await self._join([client], BUSY)
         client.stop_reading()
 
 
-async def _measure(server: Server, options: argparse.Namespace) -> tuple[list[Phase], list[Wave]]:
-    phases: list[Phase] = []
-    async with Group(server, options).opened() as group:
-        await at_rest(server)
-        await group.phase("warming up", min(2.0, options.secs))
-        phases.append(await group.phase("without", options.secs))
-        phases.append(await group.phase("with slow clients", None))
-        phases.append(await group.phase("without, after", options.secs))
-    return phases, group.waves
+class Slow(command.Bench):
+    """The three phases, one after the other on the same server."""
 
+    name = "slow"
+    summary = "What clients that stop reading do to a busy group."
+    quick = {"readers": 10, "slow": 2, "waves": 1, "bytes": 16 * 1024, "secs": 1.0}
 
-def _tables(phases: Sequence[Phase], waves: Sequence[Wave], options: argparse.Namespace) -> list[Table]:
-    title = f"{options.readers} readers, {options.rate:g} messages of {options.bytes:,} bytes a second"
-    readers = Table(title=title, title_justify="left")
-    readers.add_column("phase")
-    for heading in ("p50 ms", "p99 ms", "worst ms", "delivered / expected", "server MiB: least", "most", "at the end"):
-        readers.add_column(heading, justify="right")
-    for heading in ("server's core", "generator's core"):
-        readers.add_column(heading, justify="right")
-    for phase in phases:
-        readers.add_row(
-            phase.name,
-            f"{phase.p50_ms:.2f}",
-            f"{phase.p99_ms:.2f}",
-            f"{phase.worst_ms:.1f}",
-            f"{phase.delivered:,} / {phase.expected:,}",
-            *(f"{size / (1 << 20):.0f}" for size in (phase.memory_least, phase.memory_most, phase.memory_end)),
-            f"{phase.usage.server_share:.0%}",
-            f"{phase.usage.generator_share:.0%}",
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.phases: list[Phase] = []
+        self.waves: list[Wave] = []
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--readers", type=whole(1, 1000), default=50, help="default: %(default)s")
+        parser.add_argument(
+            "--slow", type=whole(1, 100), default=CLIENTS, help="slow clients per wave (default: %(default)s)"
         )
-    slow = Table(title=f"Waves of {options.slow} clients that do not read", title_justify="left")
-    for heading in ("wave", "all closed after s", "with", "server MiB: most", "after"):
-        slow.add_column(heading, justify="right")
-    for number, wave in enumerate(waves, 1):
-        slow.add_row(
-            str(number),
-            f"{wave.closed_after_secs:.1f}",
-            ", ".join(f"{code} × {count}" for code, count in wave.codes.items()),
-            *(f"{size / (1 << 20):.0f}" for size in (wave.memory_most, wave.memory_after)),
+        parser.add_argument("--waves", type=whole(1, 100), default=3, help="default: %(default)s")
+        parser.add_argument("--rate", type=whole(1, 10_000), default=400, help="messages a second (%(default)s)")
+        parser.add_argument("--bytes", type=whole(32, 500_000), default=2048, help="of each message (%(default)s)")
+        parser.add_argument("--secs", type=seconds(1, 120), default=10.0, help="of each phase without (%(default)g)")
+
+    def measure(self) -> None:
+        need_files(self.options.readers + self.options.slow + 1)
+        with Server(CONTESTANTS["hubwire"], self.cores.servers) as server:
+            # Asked once, before the loop runs: it starts a process.
+            assert server.access_key
+            uvloop.run(self._look_at(server))
+        check_memory(self.phases, self.options.slow)
+
+    async def _look_at(self, server: Server) -> None:
+        secs = self.options.secs
+        async with Group(server, self.options).opened() as group:
+            self.waves = group.waves
+            await at_rest(server)
+            await group.phase("warming up", min(2.0, secs))
+            for name, lasting in (("without", secs), ("with slow clients", None), ("without, after", secs)):
+                self.phases.append(await group.phase(name, lasting))
+
+    def usages(self) -> Iterator[Usage]:
+        return (phase.usage for phase in self.phases)
+
+    def raw(self) -> dict[str, object]:
+        return {"phases": self.phases, "waves": self.waves}
+
+    def tables(self) -> Iterator[Table]:
+        options = self.options
+        readers = figures.table(
+            f"{options.readers} readers, {options.rate:g} messages of {options.bytes:,} bytes a second",
+            "phase",
+            right=(
+                *("p50 ms", "p99 ms", "worst ms", "delivered / expected", "server MiB: least", "most", "at the end"),
+                *("server's core", "generator's core"),
+            ),
         )
-    return [readers, slow]
+        for phase in self.phases:
+            readers.add_row(
+                phase.name,
+                f"{phase.p50_ms:.2f}",
+                f"{phase.p99_ms:.2f}",
+                f"{phase.worst_ms:.1f}",
+                f"{phase.delivered:,} / {phase.expected:,}",
+                *(f"{size / (1 << 20):.0f}" for size in (phase.memory_least, phase.memory_most, phase.memory_end)),
+                f"{phase.usage.server_share:.0%}",
+                f"{phase.usage.generator_share:.0%}",
+            )
+        slow = figures.table(
+            f"Waves of {options.slow} clients that do not read",
+            "wave",
+            right=("all closed after s", "with", "server MiB: most", "after"),
+        )
+        for number, wave in enumerate(self.waves, 1):
+            slow.add_row(
+                str(number),
+                f"{wave.closed_after_secs:.1f}",
+                ", ".join(f"{code} × {count}" for code, count in wave.codes.items()),
+                *(f"{size / (1 << 20):.0f}" for size in (wave.memory_most, wave.memory_after)),
+            )
+        if self.phases:
+            yield readers
+        if self.waves:
+            yield slow
 
 
-def _bounded(phases: Sequence[Phase], options: argparse.Namespace) -> None:
+def check_memory(phases: Sequence[Phase], slow: int) -> None:
     """Raises Wrong when memory grew beyond what may wait for the slow clients of one wave."""
     grown = max(phase.memory_most for phase in phases) - phases[0].memory_end
-    allowed = options.slow * OUTBOX_BYTES + SLACK_BYTES
+    allowed = slow * OUTBOX_BYTES + SLACK_BYTES
     if grown > allowed:
         raise Wrong(
             f"the server grew by {grown / (1 << 20):.0f} MiB, beyond the {allowed / (1 << 20):.0f} that may wait"
         )
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.slow", description=__doc__.splitlines()[0])
-    parser.add_argument("--readers", type=whole(1, 1000), default=50, help="default: %(default)s")
-    parser.add_argument("--slow", type=whole(1, 100), default=5, help="slow clients per wave (default: %(default)s)")
-    parser.add_argument("--waves", type=whole(1, 100), default=3, help="default: %(default)s")
-    parser.add_argument("--rate", type=whole(1, 10_000), default=400, help="messages a second (default: %(default)s)")
-    parser.add_argument("--bytes", type=whole(32, 500_000), default=2048, help="of each message (default: %(default)s)")
-    parser.add_argument("--secs", type=seconds(1, 120), default=10.0, help="of each phase without (%(default)g)")
-    parser.add_argument("--quick", action="store_true", help="ten readers, 16 KB messages, two slow clients once")
-    parser.add_argument("--results", type=Path, help="directory for the raw figures (default: bench/results)")
-    return read_options(parser, argv, readers=10, slow=2, waves=1, bytes=16 * 1024, secs=1.0)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the phases and print them side by side; 0 when nothing was lost and the slow were closed as they should."""
-    options = _options(argv)
-    interruptible()
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    allow_files(options.readers + options.slow + 1)
-    both = keep_to_own_core()
-    try:
-        with Server(CONTESTANTS["hubwire"], both and both[1]) as server:
-            # Asked once, before the loop runs: it starts a process.
-            assert server.connection_string
-            phases, waves = uvloop.run(_measure(server, options))
-        for table in _tables(phases, waves, options):
-            console.print(table)
-        if warning := disturbed(phase.usage for phase in phases):
-            console.print(warning, style="yellow", markup=False)
-        raw = {"phases": [*map(dataclasses.asdict, phases)], "waves": [*map(dataclasses.asdict, waves)]}
-        where = write_raw("slow", vars(options), raw, bool(both), options.results)
-        console.print(f"Raw figures: {where}", markup=False, highlight=False, soft_wrap=True)
-        _bounded(phases, options)
-    except (CannotStart, OSError, Unexpected, Wrong) as problem:
-        console.print(f"DOES NOT COUNT: {problem}", style="bold red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(Slow))

@@ -16,38 +16,26 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
+from contextlib import ExitStack
 
 import uvloop
-from rich.console import Console
 from rich.table import Table
 
+from bench import command, figures
 from bench.clients import PATIENCE_SECS, PAYLOAD, Client, connect, disconnect, text_frame
-from bench.report import RESULTS
-from bench.servers import CONTESTANTS, EMPTY, ROOT, CannotStart, Contestant, Server, cores
-from bench.wire import Unexpected
+from bench.command import say, seconds, whole
+from bench.contestants import CONTESTANTS, EMPTY, MANAGE, Contestant
+from bench.machine import TICK_SECS, on_core
+from bench.servers import Server, Wrong, beside
 
 CLIENTS = 32
-MAX_CLIENTS = 1000
-MAX_SECONDS = 60.0
-MAX_ROUNDS = 20
-PACKAGES = ("Django", "channels", "uvicorn", "uvloop", "websockets", "msgspec", "aiohttp")
 
 OURS, EMPTY_CLIENT = "Hubwire, event → answer and ack", "aiohttp alone, POST → answer"
-
-
-class Wrong(Exception):
-    """Something was lost, or came twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +51,7 @@ class Run:
     @property
     def per_cpu_sec(self) -> float:
         """How many for one CPU-second."""
-        return self.done / self.cpu_secs
+        return self.done / max(self.cpu_secs, TICK_SECS)
 
 
 class Asker:
@@ -84,11 +72,11 @@ class Asker:
         """See once that the answer and the ack are what they have to be."""
         heard: list[dict[str, object]] = []
 
-        def all_heard(message: dict[str, object]) -> bool:
-            heard.append(message)
-            return message["type"] == "ack"
+        def acked(raw: bytes) -> bool:
+            heard.append(json.loads(raw))
+            return heard[-1]["type"] == "ack"
 
-        await self._client.ask(self._event(), all_heard)
+        await self._client.converse(text_frame(self._event()), acked)
         if heard != [
             {"type": "message", "from": "server", "dataType": "text", "data": PAYLOAD},
             {"type": "ack", "ackId": self._ack_id, "success": True},
@@ -120,43 +108,12 @@ class Asker:
             self._done.set_result(None)
 
 
-@contextmanager
-def _on(core: int | None) -> Iterator[None]:
-    own = os.sched_getaffinity(0) if core is not None else set()
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        if own:
-            os.sched_setaffinity(0, own)
-
-
-@contextmanager
-def _handler(core: int | None) -> Iterator[str]:
-    """The event handler in a process of its own; gives its URL."""
-    with _on(core):
-        process = subprocess.Popen([sys.executable, str(EMPTY / "echo_handler.py")], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        if not port:
-            raise CannotStart("The event handler did not start.")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
 def _with_handler(url: str) -> Contestant:
     """Hubwire with the event handler written into the hub `bench`."""
     ours = CONTESTANTS["hubwire"]
-    manage = ours.set_up[-1][:-1]
     pairs = (f"url-template={url}/{{event}}", "user-event-pattern=*")
-    command = (*manage, "webpubsub", "hub", "create", "bench", "--event-handler", *pairs)
-    return dataclasses.replace(ours, set_up=(*ours.set_up, command))
+    create = (*MANAGE, "webpubsub", "hub", "create", "bench", "--event-handler", *pairs)
+    return dataclasses.replace(ours, set_up=(*ours.set_up, create))
 
 
 def _handled(url: str) -> int:
@@ -164,9 +121,9 @@ def _handled(url: str) -> int:
         return int(answer.read())
 
 
-async def _measure(server: Server, url: str, clients: int, seconds: float, number: int) -> Run:
+async def _echoes(server: Server, url: str, clients: int, seconds: float, number: int) -> Run:
     """Events answered; a tenth of the time goes before, to warm up."""
-    opened = await connect(server, server.targets(clients))
+    opened = await connect(server.door, server.targets(clients))
     try:
         askers = [Asker(client) for client in opened]
         for asker in askers:
@@ -192,7 +149,7 @@ async def _measure(server: Server, url: str, clients: int, seconds: float, numbe
 
 
 def _post_loop(url: str, at_once: int, seconds: float, core: int | None, number: int) -> Run:
-    with _on(core):
+    with on_core(core):
         done = subprocess.run(
             [sys.executable, str(EMPTY / "post_loop.py"), f"{url}/message", str(at_once), str(seconds)],
             capture_output=True,
@@ -204,70 +161,56 @@ def _post_loop(url: str, at_once: int, seconds: float, core: int | None, number:
     return Run(EMPTY_CLIENT, number, **json.loads(done.stdout))
 
 
-def _report(runs: list[Run]) -> Table:
-    table = Table(title="Events per CPU-second", title_justify="left")
-    for heading in ("what", "median", "lowest", "highest", "× aiohttp alone", "per second"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
-    baseline = statistics.median(run.per_cpu_sec for run in runs if run.what == EMPTY_CLIENT)
-    for what in dict.fromkeys(run.what for run in runs):
-        own = [run for run in runs if run.what == what]
-        figures = [run.per_cpu_sec for run in own]
-        median = statistics.median(figures)
-        wall = statistics.median(run.done / run.wall_secs for run in own)
-        table.add_row(
-            what,
-            *(f"{figure:,.0f}" for figure in (median, min(figures), max(figures))),
-            f"{median / baseline:.2f}",
-            f"{wall:,.0f}",
-        )
-    return table
+class Upstream(command.Bench):
+    """Both in turns."""
 
+    name = "upstream"
+    summary = "What an event costs the server that a webhook answers, beside an HTTP client alone."
+    usual_rounds = 3
+    quick = {"rounds": 1, "seconds": 1.0}
 
-def _write(runs: list[Run], options: dict[str, object], pinned: bool) -> str:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"upstream-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    whole = {
-        "options": options,
-        "pinned": pinned,
-        "runs": [dataclasses.asdict(run) | {"per_cpu_sec": run.per_cpu_sec} for run in runs],
-        "machine": {"system": platform.system(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return str(path.relative_to(ROOT))
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.runs: list[Run] = []
 
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--seconds", type=seconds(0.5, 60), default=3.0, help="of each turn (%(default)g)")
+        parser.add_argument("--clients", type=whole(1, 1000), default=CLIENTS, help="default: %(default)s")
 
-def main() -> int:
-    """Run the rounds, print the table and write what was measured."""
-    parser = argparse.ArgumentParser(prog="python -m bench.upstream", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help=f"1 to {MAX_ROUNDS} (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=4, help=f"of each, up to {MAX_SECONDS:g} (%(default)s)")
-    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"1 to {MAX_CLIENTS} (default: %(default)s)")
-    options = parser.parse_args()
-    for name, least, most in (("rounds", 1, MAX_ROUNDS), ("seconds", 0.5, MAX_SECONDS), ("clients", 1, MAX_CLIENTS)):
-        if not least <= getattr(options, name) <= most:
-            parser.error(f"--{name} has to be from {least:g} to {most:g}")
-    console = Console()
-    both = cores()
-    if both:
-        os.sched_setaffinity(0, {both[0]})
-    runs: list[Run] = []
-    try:
+    def measure(self) -> None:
+        core, clients, secs = self.cores.servers, self.options.clients, self.options.seconds
         with ExitStack() as stack:
-            url = stack.enter_context(_handler(both and both[0]))
-            server = stack.enter_context(Server(_with_handler(url), both and both[1]))
-            for number in range(1, options.rounds + 1):
-                runs.append(uvloop.run(_measure(server, url, options.clients, options.seconds, number)))
-                runs.append(_post_loop(url, options.clients, options.seconds, both and both[1], number))
-    except (CannotStart, Unexpected, Wrong) as problem:
-        console.print(str(problem), style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(_report(runs))
-    console.print(f"Written to {_write(runs, vars(options), bool(both))}")
-    return 0
+            handler = (sys.executable, str(EMPTY / "echo_handler.py"))
+            url = f"http://127.0.0.1:{stack.enter_context(beside(handler, self.cores.generator))}"
+            server = stack.enter_context(Server(_with_handler(url), core))
+            for number in self.rounds():
+                self._keep(uvloop.run(_echoes(server, url, clients, secs, number)))
+                self._keep(_post_loop(url, clients, secs, core, number))
+
+    def _keep(self, run: Run) -> None:
+        self.runs.append(run)
+        say(f"{run.round}  {run.what}: {run.per_cpu_sec:,.0f} per CPU-s")
+
+    def raw(self) -> list[Run]:
+        return self.runs
+
+    def tables(self) -> Iterator[Table]:
+        table = figures.table(
+            "Events per CPU-second", "what", right=("per CPU-second", "× aiohttp alone", "per second")
+        )
+        baseline = figures.median(run.per_cpu_sec for run in self.runs if run.what == EMPTY_CLIENT)
+        for what in dict.fromkeys(run.what for run in self.runs):
+            own = [run for run in self.runs if run.what == what]
+            table.add_row(
+                what,
+                figures.spread((run.per_cpu_sec for run in own), ",.0f"),
+                figures.ratio(figures.median(run.per_cpu_sec for run in own), baseline),
+                figures.middle((run.done / run.wall_secs for run in own), ",.0f"),
+            )
+        if self.runs:
+            yield table
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(Upstream))

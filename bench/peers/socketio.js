@@ -1,23 +1,2 @@
-// Rooms on Socket.IO, as its documentation teaches them, with its default adapter. `node socketio.js PORT`.
-const { Server } = require("socket.io");
-
-const port = Number(process.argv[2]);
-
-const io = new Server({
-  transports: ["websocket"],
-  serveClient: false,
-  // No heartbeat falls into a measurement. (Compression is off by default.)
-  pingInterval: 10 * 60 * 1000,
-});
-
-io.on("connection", (socket) => {
-  socket.on("join", (room, joined) => {
-    socket.join(room);
-    joined();
-  });
-  socket.on("publish", (room, text) => io.to(room).emit("message", text));
-});
-
-const server = require("node:http").createServer();
-io.attach(server);
-server.listen(port, "127.0.0.1");
+// Rooms on Socket.IO in one process, with its default adapter. `node socketio.js PORT`.
+require("./rooms.js").listen(Number(process.argv[2]));

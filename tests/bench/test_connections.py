@@ -1,16 +1,18 @@
-"""The bench of idle connections counts those that live, and says when one does not."""
+"""Clients of the bench notice what becomes of them, and the bench of idle connections says when one is lost."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from bench import connections, holding
-from bench.holding import Held, Wrong, hold, let_go
-from tests.bench.running import LONG, run_bench, serving
+from bench import clients, command, connections
+from bench.clients import connect, disconnect
+from bench.connections import Connections, wait_for_pings
+from bench.servers import Wrong
+from bench.wire import Unexpected
+from tests.bench.running import serving
 from tests.running import PATIENCE
 
 
@@ -18,27 +20,13 @@ async def _until_it_leaves(connection: ServerConnection) -> None:
     await connection.wait_closed()
 
 
-@pytest.mark.timeout(LONG)
-def test_a_quick_run_measures_each_server_beside_plain_uvicorn(tmp_path: Path) -> None:
-    few = ("--connections", "100", "--ping-rounds", "1")
-    done, raw = run_bench("connections", "--quick", *few, "--servers", "hubwire,uvicorn", results=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "100 idle connections" in done.stdout
-    assert [run["server"] for run in raw["runs"]] == ["hubwire", "uvicorn"]
-    for run in raw["runs"]:
-        assert run["connections"] == 100
-        assert run["pings"] >= 100
-        assert run["connecting"]["server_secs"] > 0
-        assert run["idle"]["wall_secs"] >= 1
-
-
 async def test_connections_that_are_not_pinged_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LATE_SECS", 0.1)
     async with serving(_until_it_leaves) as door:
-        clients = await hold(door, ["/"] * 3)
+        held = await connect(door, ["/"] * 3)
         with pytest.raises(Wrong, match="3 of 3 idle connections were not pinged"):
-            await connections._idle(clients, 1, 0.05)
-        await let_go(clients)
+            await wait_for_pings(held, 1, 0.05)
+        await disconnect(held)
 
 
 async def test_a_connection_that_is_lost_does_not_count() -> None:
@@ -49,15 +37,15 @@ async def test_a_connection_that_is_lost_does_not_count() -> None:
         await connection.wait_closed()
 
     async with serving(handler) as door:
-        clients = await hold(door, ["/"] * 3)
+        held = await connect(door, ["/"] * 3)
         opened[1].transport.abort()
         done, _ = await asyncio.wait(
-            [client.closed for client in clients], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+            [client.closed for client in held], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
         )
         assert len(done) == 1
         with pytest.raises(Wrong, match="1 of 3 idle connections were lost"):
-            await connections._idle(clients, 1, 0.05)
-        await let_go(clients)
+            await wait_for_pings(held, 1, 0.05)
+        await disconnect(held)
 
 
 async def test_pings_are_counted_and_answered() -> None:
@@ -70,10 +58,10 @@ async def test_pings_are_counted_and_answered() -> None:
         await connection.wait_closed()
 
     async with serving(handler) as door:
-        [client] = await hold(door, ["/"])
+        [client] = await connect(door, ["/"])
         await asyncio.wait_for(answered, PATIENCE)
         assert client.pings == 2
-        await let_go([client])
+        await disconnect([client])
 
 
 async def test_a_client_remembers_with_what_it_was_closed() -> None:
@@ -81,14 +69,31 @@ async def test_a_client_remembers_with_what_it_was_closed() -> None:
         await connection.close(1008, "enough")
 
     async with serving(handler) as door:
-        [client] = await hold(door, ["/"])
+        [client] = await connect(door, ["/"])
         await asyncio.wait_for(client.closed, PATIENCE)
         assert (client.close_code, client.close_reason, client.alive) == (1008, "enough", False)
+        # And whoever asks it something is told at once.
+        with pytest.raises(Unexpected, match="1008 enough"):
+            await client.ask({"type": "joinGroup", "group": "g"})
+
+
+async def test_a_refusal_is_no_answer() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send('{"type":"message","data":"an \\"ackId\\" in a text"}')
+        await connection.send('{"type":"ack","ackId":1,"success":false}')
+        await connection.wait_closed()
+
+    async with serving(handler) as door:
+        [client] = await connect(door, ["/"])
+        with pytest.raises(Unexpected, match=r"joinGroup was answered .*false"):
+            await client.ask({"type": "joinGroup", "group": "g"})
+        await disconnect([client])
 
 
 async def test_each_block_of_clients_comes_from_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "PER_ADDRESS", 2)
-    monkeypatch.setattr(holding, "_made", 0)
+    monkeypatch.setattr(clients, "PER_ADDRESS", 2)
+    monkeypatch.setattr(clients, "_made", 0)
     seen: list[str] = []
 
     async def handler(connection: ServerConnection) -> None:
@@ -96,8 +101,7 @@ async def test_each_block_of_clients_comes_from_another_address(monkeypatch: pyt
         await connection.wait_closed()
 
     async with serving(handler) as door:
-        clients = await hold(door, ["/"] * 6, at_once=1)
-        await let_go(clients)
+        await disconnect(await connect(door, ["/"] * 6, at_once=1))
     assert sorted(seen) == ["127.0.0.1"] * 2 + ["127.0.1.1"] * 2 + ["127.0.2.1"] * 2
 
 
@@ -113,17 +117,17 @@ async def test_a_refused_handshake_closes_those_that_were_opened() -> None:
             everybody_left.set_result(None)
 
     async with serving(handler) as door:
-        before: list[Held] = await hold(door, ["/"])
-        with pytest.raises(holding.Unexpected):
+        before = await connect(door, ["/"])
+        with pytest.raises(Unexpected):
             # A request target with a space makes a request line that no server can read.
-            await hold(door, ["/", "/", "/ x"], at_once=1)
-        await let_go(before)
+            await connect(door, ["/", "/", "/ x"], at_once=1)
+        await disconnect(before)
         await asyncio.wait_for(everybody_left, PATIENCE)
 
 
 @pytest.mark.parametrize("arguments", [["--connections", "0"], ["--servers", "apache"], ["--keep-alive", "nan"]])
 def test_options_that_make_no_sense_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        connections.main(arguments)
+        command.main(Connections, arguments)
     assert exit_.value.code == 2
     assert arguments[1] in capsys.readouterr().err

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.clients import PAYLOADS, Crowd, Shape, Traffic
+from bench.clients import PAYLOADS
+from bench.contestants import Contestant, Need, always
+from bench.crowd import Crowd, Shape, Traffic
 from bench.dialects import Topics
-from bench.servers import CONTESTANTS, CannotStart, Contestant, Need, Server, no_targets
+from bench.machine import CannotStart
+from bench.servers import Field, Server, Wrong
 
 HERE = Path(__file__).resolve().parent
 SHAPE = Shape(2, 3)
+
+
+ABSENT = Contestant("absent", "Absent", HERE, ("absent",), always("/"), needs=(Need(lambda: False, "a thing"),))
 
 
 def _topics(how: str) -> Contestant:
@@ -20,10 +27,8 @@ def _topics(how: str) -> Contestant:
         "topics",
         "topics",
         HERE,
-        (),
         (sys.executable, "topics_server.py", "{port}", how),
-        None,
-        no_targets,
+        always("/"),
         dialect=Topics("/?group={group}", "/?group={group}&publish=1"),
     )
 
@@ -33,7 +38,7 @@ async def _flood(how: str, patience: pytest.MonkeyPatch | None = None) -> Traffi
         async with Crowd(server, SHAPE) as crowd:
             if patience is not None:
                 # With those who connect it has as much as ever; a third of this with what does not arrive.
-                patience.setattr("bench.clients.PATIENCE_SECS", 3.0)
+                patience.setattr("bench.crowd.PATIENCE_SECS", 1.5)
             return await crowd.flood(0.2, 30)
 
 
@@ -69,7 +74,7 @@ async def test_what_differs_and_who_is_closed_counts_as_lost(
 
 async def test_each_delivery_of_a_pace_is_timed() -> None:
     with Server(_topics("keeps"), None) as server:
-        async with Crowd(server, SHAPE, PAYLOADS[2048]) as crowd:
+        async with Crowd(server, SHAPE, [PAYLOADS[2048]]) as crowd:
             assert crowd.frame_bytes == 2048 + 4
             traffic = await crowd.pace(0.2, 50)
     assert traffic.delivered == traffic.expected == 10 * SHAPE.members
@@ -77,18 +82,29 @@ async def test_each_delivery_of_a_pace_is_timed() -> None:
     assert all(0 < latency < 10 for latency in traffic.latencies)
 
 
-async def test_the_stock_consumer_on_a_standard_server() -> None:
-    with Server(CONTESTANTS["stock-uvicorn"], None) as server:
-        async with Crowd(server, SHAPE) as crowd:
-            traffic = await crowd.flood(0.2, 30)
-    assert traffic.delivered == traffic.expected > 0
-    assert traffic.problem is None
-
-
 def test_what_is_not_installed_is_said() -> None:
-    contestant = Contestant(
-        "absent", "Absent", HERE, (), ("absent",), None, no_targets, needs=(Need(lambda: False, "a thing"),)
-    )
-    assert contestant.missing() == ["a thing"]
+    assert ABSENT.missing() == ["a thing"]
     with pytest.raises(CannotStart, match="Absent needs a thing"):
-        Server(contestant, None).__enter__()
+        Server(ABSENT, None).__enter__()
+
+
+def test_one_that_fails_is_said_and_takes_no_further_part() -> None:
+    failures: list[str] = []
+    turns: list[str] = []
+
+    async def turn(server: Server, problem: Exception | None) -> None:
+        turns.append(server.contestant.name)
+        if problem is not None:
+            raise problem
+
+    problems = iter([Wrong("a message was lost"), OSError("it is gone"), None, None])
+    others = [dataclasses.replace(_topics("keeps"), name=name, title=name) for name in ("first", "second")]
+    with Field([ABSENT, *others], None, failures) as field:
+        for _ in range(2):
+            for server in field:
+                field.turn(server, turn(server, next(problems)))
+        [left] = field
+        assert left.processes()[0].is_running()
+    assert turns == ["first", "second", "first"]
+    assert failures[:2] == ["Absent needs a thing.", "a message was lost"]
+    assert failures[2].startswith("second: it is gone. It takes no further part.")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench import flame
-from bench.holding import Wrong
-from bench.servers import CannotStart
+from bench.machine import CannotStart
+from bench.servers import Wrong
 
 
 def test_without_the_profiler_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
