@@ -141,6 +141,12 @@ OPTIONS: dict[str, Option] = {
         "How long a process that stops may take to part with its clients; half of it is for telling them.",
         _between(0, 3600),
     ),
+    "WORKER_SILENCE_SECS": Option(
+        30,
+        "How long the event loop of one of several workers may stand still before it is killed and replaced; 0 = for "
+        "ever.",
+        _between(0, 3600),
+    ),
     "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
     "SETTINGS_MAX_AGE_SECS": Option(
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)

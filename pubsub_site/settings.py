@@ -159,7 +159,9 @@ def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
 
     REDIS_URL holds everything else: user, password, database, TLS, and the master's name in place of the host.
     """
+    from redis.backoff import NoBackoff
     from redis.connection import parse_url
+    from redis.retry import Retry
     from redis.sentinel import Sentinel, SentinelConnectionPool
 
     url = urlsplit(REDIS_URL)
@@ -180,9 +182,12 @@ def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
     options |= {"ssl": url.scheme == "rediss"}
     password = env.str("REDIS_SENTINEL_PASSWORD", default="")
     to_sentinels: dict[str, Any] = {"password": password} if password else {}
-    host = {"master_name": master, "sentinels": sentinels, "sentinel_kwargs": to_sentinels, **options}
+    # The layer has its own patience with sentinels.
+    host = {"master_name": master, "sentinels": sentinels, "sentinel_kwargs": dict(to_sentinels), **options}
     pool = {"pool_class": SentinelConnectionPool, "service_name": master, **options}
-    pool |= {"sentinel_manager": Sentinel(sentinels, sentinel_kwargs=to_sentinels | {"socket_timeout": 1})}
+    # One try, and not a long one: where a sentinel is away the next one is asked, while a request waits.
+    to_sentinels |= {"socket_connect_timeout": 1, "socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+    pool |= {"sentinel_manager": Sentinel(sentinels, sentinel_kwargs=to_sentinels)}
     return host, {"BACKEND": _REDIS_CACHE, "LOCATION": "redis://", "OPTIONS": pool}
 
 
@@ -222,6 +227,7 @@ WEBPUBSUB = {
     "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
     "DRAIN_PER_SEC": _number("DRAIN_PER_SEC", 500),
     "DRAIN_SECS": _number("DRAIN_SECS", 30),
+    "WORKER_SILENCE_SECS": _number("WORKER_SILENCE_SECS", 30),
     # A service that only this machine can reach is one for development: its event handlers are here, too.
     "HANDLER_PRIVATE_ADDRESSES": _switch(
         "HANDLER_PRIVATE_ADDRESSES", default=all(url.hostname in LOOPBACK_NAMES for url in ENDPOINTS)
@@ -270,12 +276,12 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "hubs.servers.workers.LineFormatter",
+            "()": "hubs.servers.logs.LineFormatter",
             "format": "{asctime} {levelname} {name}: {message}",
             "style": "{",
         }
     },
-    "filters": {"client_faults": {"()": "hubs.servers.uvicorn.ClientFaults"}},
+    "filters": {"client_faults": {"()": "hubs.servers.logs.ClientFaults"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},
     "loggers": {

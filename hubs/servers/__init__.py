@@ -1,7 +1,8 @@
 """The two ASGI servers as this service needs them: uvicorn for production, daphne for development.
 
 It holds what the servers lack or have to be told, and nothing about hubs: a WebSocket that does
-without ASGI's messages (`direct.py`), workers and how they come and go (`workers.py`, `stopping.py`).
+without ASGI's messages (`direct.py`), workers, who keeps them, and how they come and go (`workers.py`,
+`supervising.py`, `stopping.py`).
 The commands `serve` and `runserver` are its only callers. What both servers have to do alike is said
 once: how a conversation ends in `endings.py`, how a message becomes frames in `hubs.protocols`.
 

@@ -358,9 +358,9 @@ class DirectSocket(asyncio.Protocol):
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
         if not self._over:
             self._close(endings.GOING_AWAY, "", endings.STOPPING_SECS)
-        elif self._parting is None:
-            self.flush()
-            self._transport.close()
+        else:
+            # Whatever time it was given for its end before: now everybody waits for it.
+            self._expire(endings.STOPPING_SECS)
 
     def fail(self) -> None:
         """The application failed."""
@@ -473,8 +473,13 @@ class DirectSocket(asyncio.Protocol):
                 logger.exception("The end of a conversation could not be handled")
 
     def _expire(self, secs: float) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(secs, self._transport.abort)
+        """See that it is gone in so many seconds, or earlier, if that was said before."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + secs:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(secs, self._transport.abort)
 
 
 def _control(opcode: int, payload: bytes | bytearray) -> bytes:

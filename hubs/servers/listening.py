@@ -11,6 +11,7 @@ the sockets are shared.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 from typing import Any
@@ -59,6 +60,14 @@ def bind_each(host: str, port: int, workers: int) -> list[list[socket.socket]]:
         raise CannotListen(f"Cannot listen on HOST={host} PORT={port}: {problems[0]}")
     # One family missing (no IPv6 on this machine, say) is no reason not to serve the other.
     return [list(sockets) for sockets in zip(*bound, strict=True)]
+
+
+def inherited(descriptors: list[list[int]]) -> list[list[socket.socket]]:
+    """The sockets of each worker, bound before this process ran this program; one may stand in several places."""
+    opened = {each: socket.socket(fileno=each) for each in {each for place in descriptors for each in place}}
+    for each in opened:
+        os.set_inheritable(each, False)
+    return [[opened[each] for each in place] for place in descriptors]
 
 
 def close(sockets: list[socket.socket]) -> None:

@@ -6,7 +6,9 @@ clients: some go a little earlier than others, and each finds what it asked for 
     nobody is accepted any more         who was accepted a moment ago is still let in
     handshakes are refused with 503     and HTTP connections end with their request
     the application drains              it parts with its clients as it sees fit
-    uvicorn's own shutdown              whatever is left is closed; the lifespan ends
+    handshakes that still wait          are refused with 503, too
+    uvicorn's own shutdown              whatever is left is closed, and ends when its client has answered, or a
+                                        moment later by itself; then the lifespan ends
 
 A second signal ends all of that at once.
 """
@@ -25,7 +27,6 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hubs.servers import collector, listening
-from hubs.servers.endings import STOPPING_SECS
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ class StoppingServer(Server):
                 connection.shutdown()
         if self._drain is not None:
             await self._drain(self._stopping_too)
-            # Each socket ends when its client has answered the close frame, or a moment later by itself.
-            await self._until(lambda: all(map(_is_http, self.server_state.connections)), STOPPING_SECS)
+        self._door.turn_away()
 
     async def _until(self, reached: Callable[[], bool], secs: float | None = None) -> None:
         """Wait until something has come about, unless it takes too long or nobody wants to wait any more."""
@@ -163,16 +163,42 @@ class _Door:
     def __init__(self, application: Any) -> None:
         self._application = application
         self._closed = False
+        # Handshakes that the application has not answered.
+        self._waiting: set[asyncio.Task[Any]] = set()
 
     def close(self) -> None:
         """Let no WebSocket in any more."""
         self._closed = True
 
+    def turn_away(self) -> None:
+        """Nor those whose handshakes still wait; perhaps for an event handler that takes its time."""
+        for handshake in self._waiting:
+            handshake.cancel()
+
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        if self._closed and scope["type"] == "websocket":
-            return _refuse(scope, receive, send)
+        if scope["type"] == "websocket":
+            return (_refuse if self._closed else self._let_in)(scope, receive, send)
         answered: Awaitable[None] = self._application(scope, receive, send)
         return _quiet(answered) if scope["type"] == "lifespan" else answered
+
+    async def _let_in(self, scope: Any, receive: Any, send: Any) -> None:
+        handshake = asyncio.current_task()
+        assert handshake is not None  # noqa: S101 - servers run applications in tasks
+        self._waiting.add(handshake)
+
+        def answer(message: Any) -> Any:
+            self._waiting.discard(handshake)
+            return send(message)
+
+        try:
+            await self._application(scope, receive, answer)
+        except asyncio.CancelledError:
+            if handshake not in self._waiting or not self._closed:
+                raise
+            handshake.uncancel()
+            await _refuse(scope, receive, send)
+        finally:
+            self._waiting.discard(handshake)
 
 
 async def _quiet(lifespan: Awaitable[None]) -> None:
@@ -182,7 +208,6 @@ async def _quiet(lifespan: Awaitable[None]) -> None:
 
 
 async def _refuse(scope: Any, receive: Any, send: Any) -> None:
-    await receive()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(STOPPING)).encode()),

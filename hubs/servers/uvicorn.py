@@ -201,14 +201,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
-        if not self.handshake_complete or self.close_sent:
-            super().shutdown()
-            return
         self.stop_keepalive()
         if self.conn.state is State.OPEN:
             self._close(endings.GOING_AWAY, endings.STOPPING_SECS)
-        else:
+        elif not self.handshake_complete:
             self.transport.close()
+        # Whatever time it was given for its end before: now everybody waits for it.
+        self._expire(endings.STOPPING_SECS)
 
     def send_500_response(self) -> None:
         """The application failed: say so in HTTP or, after the handshake, in a close frame."""
@@ -223,7 +222,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """The application is done; see that the socket does not outlive it for long."""
         super().on_task_complete(task)
         if not self.disconnected:
-            self._last_resort = self.loop.call_later(2 * self.close_timeout, self.transport.abort)
+            self._expire(2 * self.close_timeout)
+
+    def _expire(self, secs: float) -> None:
+        """See that the socket is gone in so many seconds, or earlier, if that was said before."""
+        last = self._last_resort
+        if last is not None:
+            if last.when() <= self.loop.time() + secs:
+                return
+            last.cancel()
+        self._last_resort = self.loop.call_later(secs, self.transport.abort)
 
     def _close(self, code: int, secs: float) -> None:
         """Close by ourselves; the client has so many seconds to answer."""
@@ -301,6 +309,9 @@ class _Events(asyncio.Queue[Any]):
     def _put(self, item: Any) -> None:
         if not self.over:
             self.over = item["type"] == "websocket.disconnect"
+            if self.over:
+                # uvicorn gives none where it refuses a handshake.
+                item.setdefault("reason", "")
             super()._put(item)
 
 
@@ -311,19 +322,6 @@ class _Config(Config):
 
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-
-class ClientFaults(logging.Filter):
-    """Keeps what clients do wrong from looking like faults of the server in its log.
-
-    uvicorn 0.54 logs an error for each handshake that was refused with an HTTP status, because it
-    does not count it as completed; our consumers always answer, so that complaint never has another
-    cause.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is worth writing."""
-        return record.msg != "ASGI callable returned without completing handshake."
 
 
 def server(application: Any, drain: Drain | None = None) -> StoppingServer:

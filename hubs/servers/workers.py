@@ -9,6 +9,7 @@ as a place has no worker, all others accept for it.
 Supervisor and worker talk over a pair of sockets, a line each:
 
     ready           ◄   the application has started, and clients are accepted
+    alive           ◄   its event loop goes round; said again and again from then on
     leaving         ◄   clients are accepted no more; another may take the place
     serve 2,3       ►   accept for these places as well, and for no others
     drain 1         ►   stop in good order; one other worker does, too
@@ -17,6 +18,11 @@ Supervisor and worker talk over a pair of sockets, a line each:
 Not by signals, because service managers and terminals send theirs to whole groups of processes, and a second
 signal means haste. When the pair breaks, the supervisor is gone, by whatever death, and the workers
 drain and end.
+
+A worker whose event loop stands still, because something in it waits without letting others go on, serves nobody
+and says nothing. After a while of silence it is ended by SIGABRT, at which it writes down where it stood.
+Silence is counted in looks of the supervisor, not by the clock: a machine that was asleep, or has no time for
+anybody, has not heard of its workers for a while either, and they are not to blame.
 
 A worker that ends unasked is started again: at once, if it had lived for a while, and after a growing
 pause if it had not. Where no worker at all gets as far as serving, the supervisor gives up.
@@ -28,6 +34,7 @@ code, environment and `.env` file anew, so that is how a new version starts with
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -37,12 +44,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hubs.servers import listening
-from hubs.servers.stopping import StoppingServer
+
+if TYPE_CHECKING:
+    # A supervisor has no server.
+    from hubs.servers.stopping import StoppingServer
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +70,9 @@ LONGEST_PAUSE_SECS = 30.0
 START_SECS = 120.0
 # How long a worker that has to end at once may take.
 NOW_SECS = 3.0
+# How often a worker is looked at, at least: in seconds, and in the time after which its silence is enough.
+LOOK_SECS = 5.0
+LOOKS = 6
 
 
 class WorkersFailed(Exception):
@@ -75,6 +88,8 @@ class Assignment(msgspec.Struct, frozen=True):
     number: int
     control: int
     sockets: list[list[int]]
+    # How often it is to say that it is alive; 0 = never.
+    beat_secs: float
 
 
 @cache
@@ -85,32 +100,18 @@ def assignment() -> Assignment | None:
     return None if text is None else msgspec.json.decode(text, type=Assignment)
 
 
-class LineFormatter(logging.Formatter):
-    """Writes log records, each line with the number of the worker it is from, if there are several."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Give the text of a record, which goes out in one piece: records of several workers do not mix."""
-        text = super().format(record)
-        if (assigned := assignment()) is None:
-            return text
-        prefix = f"[worker {assigned.number}] "
-        return prefix + text.replace("\n", "\n" + prefix)
-
-
 class Worker:
     """This process as a worker: runs a server as its supervisor wants it."""
 
     def __init__(self, assigned: Assignment, server: StoppingServer) -> None:
         self._server = server
-        for descriptor in (assigned.control, *(each for place in assigned.sockets for each in place)):
-            os.set_inheritable(descriptor, False)
+        os.set_inheritable(assigned.control, False)
         self._control = socket.socket(fileno=assigned.control)
         self._control.setblocking(False)
-        # Where sockets are shared, the same descriptor stands in several places.
-        opened = {each: socket.socket(fileno=each) for each in {each for place in assigned.sockets for each in place}}
-        self._places = {number: [opened[each] for each in place] for number, place in enumerate(assigned.sockets, 1)}
+        self._places = dict(enumerate(listening.inherited(assigned.sockets), 1))
         self._number = assigned.number
         self._siblings = len(assigned.sockets) - 1
+        self._beat_secs = assigned.beat_secs
         self._heard = b""
         self._tasks: set[asyncio.Task[None]] = set()
         server.on_started = self._started
@@ -120,11 +121,19 @@ class Worker:
         """Serve until told to stop."""
         # It is for the supervisor, but may have been sent to everybody.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Where it stood, if it is ended for its silence; or breaks down.
+        faulthandler.enable()
         self._server.run(sockets=self._places[self._number])
 
     def _started(self) -> None:
         asyncio.get_running_loop().add_reader(self._control, self._hear)
         self._say("ready")
+        if self._beat_secs:
+            self._beat()
+
+    def _beat(self) -> None:
+        self._say("alive")
+        asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
 
     def _stopping(self) -> None:
         # Also those of other places: a socket that is open but not listened to keeps clients waiting.
@@ -175,6 +184,7 @@ class Supervisor:
         environment: Mapping[str, str],
         *,
         stop_secs: float,
+        silence_secs: float,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._places = [_Place(number, sockets) for number, sockets in enumerate(places, 1)]
@@ -182,6 +192,9 @@ class Supervisor:
         self._environment = dict(environment)
         # What a worker that drains is given until it is killed.
         self._stop_secs = stop_secs
+        # How often workers are looked at, and for how many looks one may be silent; 0 = for ever.
+        self._look_secs = min(silence_secs / LOOKS, LOOK_SECS)
+        self._looks = round(silence_secs / self._look_secs) if silence_secs else 0
         self._on_ready = on_ready
         self._started: set[_Started] = set()
         self._any_ready = self._all_ready = False
@@ -200,7 +213,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up, terminal)
         self._tasks = [asyncio.create_task(self._keep(place), name=f"worker {place.number}") for place in self._places]
         self._tasks.append(asyncio.create_task(self._replace_all_when_wanted(), name="replace workers"))
-        for task in self._tasks:
+        watching = asyncio.create_task(self._watch(), name="watch workers")
+        for task in (*self._tasks, watching):
             task.add_done_callback(self._failed)
         try:
             return await self._over
@@ -209,6 +223,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._end_all()
+            watching.cancel()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
@@ -269,7 +284,7 @@ class Supervisor:
     async def _start(self, place: _Place) -> bool:
         """Start a worker and put it in its place when it serves; tells whether it does."""
         try:
-            worker = _Started(place.number, self._places, self._command, self._environment)
+            worker = _Started(place.number, self._places, self._command, self._environment, self._look_secs)
         except OSError as problem:
             logger.error("Worker %d could not be started: %s", place.number, problem)
             return False
@@ -305,6 +320,30 @@ class Supervisor:
     def _look_whether_any_works(self) -> None:
         if not self._any_ready and all(place.failures for place in self._places) and not self._over.done():
             self._over.set_exception(WorkersFailed("No worker could be started. What they said stands above."))
+
+    async def _watch(self) -> None:
+        """End workers that say nothing any more."""
+        while self._looks:
+            await asyncio.sleep(self._look_secs)
+            # What they said meanwhile has been heard: sockets come before timers in a turn of the loop.
+            for worker in self._started:
+                if worker.is_ready:
+                    self._look_at(worker)
+
+    def _look_at(self, worker: _Started) -> None:
+        worker.silent_looks += 1
+        if worker.silent_looks == self._looks + 1:
+            secs = self._looks * self._look_secs
+            logger.error(
+                "Worker %d (process %d) has said nothing for %g seconds: its event loop stands still. It is ended, and "
+                "writes down where it stands",
+                worker.number,
+                worker.pid,
+                secs,
+            )
+            worker.process.send_signal(signal.SIGABRT)
+        elif worker.silent_looks > self._looks + 1:
+            worker.process.kill()
 
     async def _replace_all_when_wanted(self) -> None:
         while True:
@@ -384,13 +423,20 @@ class _Started:
     """A worker process, as its supervisor sees it."""
 
     def __init__(
-        self, number: int, places: Sequence[_Place], command: Sequence[str], environment: Mapping[str, str]
+        self,
+        number: int,
+        places: Sequence[_Place],
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        beat_secs: float,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
         self.leaving = asyncio.Event()
         self.ended: asyncio.Future[int] = loop.create_future()
         self.is_ready = False
+        # How often it was looked at since it was last heard of.
+        self.silent_looks = 0
         self._began = loop.time()
         self._ready: asyncio.Future[bool] = loop.create_future()
         self._serving: set[int] = set()
@@ -399,7 +445,7 @@ class _Started:
         self._control.setblocking(False)
         with theirs:
             sockets = [[listening.fileno() for listening in place.sockets] for place in places]
-            assigned = Assignment(number, theirs.fileno(), sockets)
+            assigned = Assignment(number, theirs.fileno(), sockets, beat_secs)
             self.process = subprocess.Popen(  # noqa: S603  # our own command line
                 command,
                 env={**environment, VARIABLE: msgspec.json.encode(assigned).decode()},
@@ -444,6 +490,7 @@ class _Started:
             # It is dead, or about to be: its end says more.
             asyncio.get_running_loop().remove_reader(self._control)
             return
+        self.silent_looks = 0
         *lines, self._heard = (self._heard + data).split(b"\n")
         for line in lines:
             if line == b"ready":

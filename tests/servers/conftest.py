@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.running import Service
+from tests.running import PATIENCE, Service
 from tests.servers.running import Running
+from tests.servers.supervised import Supervised
 
 # "direct" is uvicorn with an application that takes its extension.
 SERVERS = ["uvicorn", "direct", "daphne"]
@@ -27,19 +30,36 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         server.stop()
 
 
-@pytest.fixture(params=SERVERS)
-def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """`start(KEEP_ALIVE_SECS=1)`: a server of the test's own."""
+Story = Callable[[Running], Awaitable[None]]
+OnEach = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def on_each(tmp_path: Path) -> Iterator[OnEach]:
+    """`await on_each(story, KEEP_ALIVE_SECS=1)`: what has to hold on a server of its own, on each kind.
+
+    On all at the same time: stories of pings and of stopping mostly wait, and take no longer together.
+    """
     started: list[Running] = []
 
-    def begin(**options: Any) -> Running:
-        started.append(Running(tmp_path, request.param, **options))
-        return started[-1]
+    async def told(story: Story, server: str, options: dict[str, Any]) -> None:
+        try:
+            running = await asyncio.to_thread(Running, tmp_path, server, **options)
+            started.append(running)
+            await story(running)
+        except BaseException as problem:
+            problem.add_note(f"That was on {server}.")
+            raise
 
-    yield begin
-    for server in started:
-        server.stop()
-        assert "Traceback" not in server.log.read_text()
+    async def tell(story: Story, **options: Any) -> None:
+        async with asyncio.TaskGroup() as all_told:
+            for server in SERVERS:
+                all_told.create_task(told(story, server, options))
+
+    yield tell
+    for running in started:
+        running.stop()
+        assert "Traceback" not in running.log.read_text()
 
 
 @pytest.fixture(params=["uvicorn", "daphne"])
@@ -55,3 +75,30 @@ def serve(request: pytest.FixtureRequest, service: Service) -> Iterator[Callable
     for running in started:
         running.stop()
         assert "Traceback" not in running.log.read_text()
+
+
+Supervise = Callable[..., Any]
+
+
+@pytest.fixture
+def supervise(tmp_path: Path) -> Supervise:
+    """`async with supervise(workers=3) as supervised`: a supervisor whose workers have not been told what to do."""
+
+    @asynccontextmanager
+    async def supervised(
+        workers: int = 2,
+        stop_secs: float = PATIENCE,
+        silence_secs: float = 0,
+        terminal: int | None = None,
+        *,
+        lean: bool = False,
+    ) -> AsyncIterator[Supervised]:
+        supervisor = Supervised(tmp_path, workers, stop_secs, silence_secs)
+        await supervisor.start(terminal, lean=lean)
+        try:
+            yield supervisor
+        finally:
+            await supervisor.stop()
+        assert "Traceback" not in supervisor.said(), supervisor.said()
+
+    return supervised

@@ -23,11 +23,13 @@ from tests.servers.raw import RawClient
 class Running:
     """A server process."""
 
-    def __init__(self, folder: Path, server: str, *, closing_secs: float = 10.0, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, server: str, *, closing_secs: float = 10, head_secs: float = 60, **settings: Any
+    ) -> None:
         self.server = server
         self.port = free_port()
         self.log = folder / f"{server}-{self.port}.log"
-        options = {"settings": settings, "closing_secs": closing_secs}
+        options = {"settings": settings, "closing_secs": closing_secs, "head_secs": head_secs}
         command = [sys.executable, "-m", "tests.servers.serving", server, str(self.port), json.dumps(options)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -45,9 +47,9 @@ class Running:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def ended(self) -> str:
+    async def ended(self) -> str:
         """Wait until the process has gone by itself; gives its log."""
-        self.process.wait(PATIENCE)
+        await asyncio.to_thread(self.process.wait, PATIENCE)
         return self.log.read_text()
 
     def stop(self) -> None:

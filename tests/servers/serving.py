@@ -15,9 +15,10 @@ def main() -> None:
     server, port, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     logging.basicConfig(level=logging.INFO)
     settings.configure(WEBPUBSUB=options["settings"])
-    from hubs.servers import endings
+    from hubs.servers import endings, upgrades
 
     endings.CLOSING_SECS = options["closing_secs"]
+    upgrades.HEAD_SECS = options["head_secs"]
     SERVERS[server](port)
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.servers.supervising PORT WORKERS STOP_SECS EAR`: a supervisor, and workers that do as told.
+"""`python -m tests.servers.supervising PORT WORKERS STOP_SECS SILENCE_SECS EAR`: a supervisor, and obedient workers.
 
 Each worker tells of itself at the socket EAR, where a test listens, and asks what to do (see `Child`). The same
 command line starts the workers; they serve an application that answers every request with its process id.
@@ -14,26 +14,30 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 
 
 def main() -> int:
-    port, count, stop_secs, ear = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    port, count, stop_secs, silence_secs = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+    ear = sys.argv[5]
     settings.configure()
-    from hubs.servers import listening, workers
+    from hubs.servers import listening, logs, workers
 
     handler = logging.StreamHandler()
-    handler.setFormatter(workers.LineFormatter("%(levelname)s %(message)s"))
+    handler.setFormatter(logs.LineFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     if (assigned := workers.assignment()) is not None:
         return work(assigned, ear)
+    if os.environ.pop("LEAN", ""):
+        become_lean(listening.bind_each("127.0.0.1", port, count), stop_secs, silence_secs)
     supervisor = workers.Supervisor(
         listening.bind_each("127.0.0.1", port, count),
         [sys.executable, *sys.orig_argv[1:]],
         os.environ,
         stop_secs=stop_secs,
+        silence_secs=silence_secs,
         on_ready=lambda: print("ALL READY", flush=True),
     )
     try:
@@ -44,6 +48,23 @@ def main() -> int:
         print(failed, flush=True)
         return 1
     return 0
+
+
+def become_lean(sockets: list[list[socket.socket]], stop_secs: float, silence_secs: float) -> NoReturn:
+    """Go on as `serve` does."""
+    # What a server needs, and a supervisor does not.
+    import uvloop  # noqa: F401
+
+    from hubs.servers import supervising
+
+    plan = supervising.Plan(
+        [[bound.fileno() for bound in place] for place in sockets],
+        [sys.executable, *sys.orig_argv[1:]],
+        stop_secs,
+        silence_secs,
+        "ALL READY",
+    )
+    supervising.become(plan, os.environ | {"DJANGO_SETTINGS_MODULE": "tests.servers.logging_settings"})
 
 
 def work(assigned: Any, ear: str) -> int:
@@ -76,12 +97,27 @@ def work(assigned: Any, ear: str) -> int:
                 say("over")
                 await send({"type": "lifespan.shutdown.complete"})
             elif scope["type"] == "http":
+                if scope["path"] == "/hang":
+                    hang_for_ever()
+                if scope["path"] == "/whole":
+                    while (await receive()).get("more_body"):
+                        logging.getLogger("test").error("Some of a request has come")
+                if scope["path"] in ("/long", "/endless"):
+                    # More than sockets hold; one piece that is soon handed over, or many that wait for room.
+                    await send({"type": "http.response.start", "status": 200})
+                    for _ in range(1 if scope["path"] == "/long" else 1000):
+                        more = scope["path"] == "/endless"
+                        await send({"type": "http.response.body", "body": bytes(16 << 20), "more_body": more})
+                    return
                 if scope["path"] == "/log":
                     logging.getLogger("test").error("two lines\nin one record")
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
                 await send({"type": "http.response.body", "body": f"{os.getpid():7}".encode()})
             else:
                 await receive()
+                if scope["path"] == "/unanswered":
+                    logging.getLogger("test").error("A handshake waits")
+                    await asyncio.Event().wait()
                 await send({"type": "websocket.accept"})
                 while (await receive())["type"] != "websocket.disconnect":
                     pass
@@ -89,6 +125,12 @@ def work(assigned: Any, ear: str) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             Worker(assigned, server(application, drain)).run()
     return 0
+
+
+def hang_for_ever() -> None:
+    """What no handler should do on an event loop."""
+    while True:
+        time.sleep(1000)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hubs.protocols.framing import frames_of
 from hubs.servers import direct, endings
 from hubs.servers.direct import DirectSocket, Sockets
+from tests.running import PATIENCE
 from tests.servers.raw import frame
 from tests.servers.transports import Transport, unframed
 
@@ -52,9 +53,9 @@ class Receiver:
         assert self.full_now
         assert not self.ends
         self.full_now = False
-        kept, self.kept = self.kept, []
-        for frames in kept:
-            self.socket.write(frames)
+        # No more than there is room for: what came back now, after a close, would be taken for late.
+        while self.kept and not self.full_now:
+            self.socket.write(self.kept.pop(0))
         self._close_if_done()
 
     def missed(self, frames: bytes) -> None:
@@ -105,6 +106,13 @@ class Bench:
 
     def settle(self) -> None:
         for _ in range(6):
+            self.turn()
+
+    def run_until(self, reached: Callable[[], bool]) -> None:
+        """Let it go round until something has come about."""
+        deadline = self.loop.time() + PATIENCE
+        while not reached():
+            assert self.loop.time() < deadline
             self.turn()
 
     def open(self, early: bytes = b"", receiver: Any = None, **bounds: int) -> tuple[Transport, Receiver]:
@@ -591,7 +599,8 @@ def test_a_client_that_does_not_answer_a_close_is_cut_off(bench: Bench, monkeypa
     bench.settle()
 
 
-def test_the_server_stops(bench: Bench) -> None:
+def test_the_server_stops(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "STOPPING_SECS", 0.2)
     transport, receiver = bench.open()
     closing, _ = bench.open()
     bench.within(lambda: receiver.socket.write(frames_of("last")))
@@ -606,10 +615,31 @@ def test_the_server_stops(bench: Bench) -> None:
     assert transport.frames == [(TEXT, b"last"), (CLOSE, b"\x03\xe9")]
     assert receiver.ends == [(1001, "")]
     closing.take()
-    # Asked again, it does not wait for the clients' answers any more.
+    # The clients have a moment to answer; asked again, the server gives them none beyond that.
+    monkeypatch.setattr(endings, "STOPPING_SECS", 1000.0)
     bench.within(stop)
+    bench.run_until(lambda: not bench.connections)
+    assert (transport.lost, closing.lost) == (True, True)
+
+
+def test_a_server_that_stops_waits_no_longer_for_ends_that_had_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has more time for its end than a server has that stops, and uses it."""
+    monkeypatch.setattr(endings, "STOPPING_SECS", 0.0)
+    ends = [bench.open(high=10) for _ in range(4)]
+    for _, receiver in ends:
+        bench.within(lambda receiver=receiver: receiver.socket.write(frames_of("x" * 100)))
+    closed, left, wrong, _ = ends
+    bench.within(lambda: closed[1].socket.close(1000))
+    bench.within(lambda: left[0].say(frame(CLOSE, b"\x03\xe8")))
+    bench.within(lambda: wrong[0].say(b"\xff\xff"))
     bench.settle()
-    assert (transport.lost, closing.lost, bench.connections) == (True, True, set())
+    assert len(bench.connections) == 4
+    bench.within(lambda: [socket.shutdown() for socket in list(bench.connections)])
+    bench.run_until(lambda: not bench.connections)
+    assert [transport.aborted for transport, _ in ends] == [True] * 4
+    assert [receiver.ends[0][0] for _, receiver in ends] == [1000, 1000, 1002, 1001]
 
 
 # Bounds, and one that fails among many

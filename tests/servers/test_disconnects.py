@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.servers.application import description
+from tests.servers.conftest import OnEach
 from tests.servers.raw import CLOSE, CONTINUATION, PING, TEXT, RawClient, frame
 from tests.servers.running import Running
 
@@ -118,11 +119,14 @@ async def test_an_application_that_fails_closes_with_1011(running: Running) -> N
         await client.cut_off()
 
 
-async def test_an_application_that_just_ends_leaves_no_socket_behind(running: Running) -> None:
-    async with running.client() as client:
-        await running.ask(client.name, "release")
-        # A direct socket outlives its application's coroutine, which has to close it: two bytes and a code.
-        assert await client.cut_off() == (4 if running.server == "direct" else 0)
+async def test_an_application_that_just_ends_leaves_no_socket_behind(on_each: OnEach) -> None:
+    async def story(running: Running) -> None:
+        async with running.client() as client:
+            await running.ask(client.name, "release")
+            # A direct socket outlives its application's coroutine, which has to close it: two bytes and a code.
+            assert await client.cut_off() == (4 if running.server == "direct" else 0)
+
+    await on_each(story, closing_secs=1)
 
 
 async def test_messages_are_heard_before_the_end(running: Running) -> None:

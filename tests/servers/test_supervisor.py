@@ -3,178 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import pty
 import signal
 import socket
-import subprocess
-import sys
-import termios
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from tests.running import PATIENCE, ROOT, free_port
-
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-
-
-class Child:
-    """A worker, as it tells of itself."""
-
-    def __init__(self, number: int, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.number, self.pid = number, pid
-        self.born_at = asyncio.get_running_loop().time()
-        self._reader, self._writer = reader, writer
-
-    def order(self, text: str) -> None:
-        """`serve`, `die STATUS` or `hang` after its birth; anything ends its draining."""
-        self._writer.write(f"{text}\n".encode())
-
-    async def hears(self) -> str:
-        """What it says next; nothing when it is dead."""
-        async with asyncio.timeout(PATIENCE):
-            with suppress(ConnectionResetError):
-                return (await self._reader.readline()).decode().strip()
-            return ""
-
-    async def ended(self) -> None:
-        while await self.hears():
-            pass
-        self._writer.close()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Supervised:
-    """A supervisor in a process of its own."""
-
-    def __init__(self, folder: Path, workers: int, stop_secs: float) -> None:
-        self.folder, self.workers, self.stop_secs = folder, workers, stop_secs
-        self.port = free_port()
-        self.children: list[Child] = []
-        self._births: asyncio.Queue[Child] = asyncio.Queue()
-        self._expected: dict[int, Child] = {}
-
-    async def start(self, terminal: int | None = None) -> None:
-        """Start it, at a terminal if one is given."""
-
-        def belong_to_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        ear = str(self.folder / "ear")
-        self._ear = await asyncio.start_unix_server(self._born, ear)
-        command = [sys.executable, "-m", "tests.servers.supervising"]
-        arguments = [str(self.port), str(self.workers), str(self.stop_secs), ear]
-        with (self.folder / "out").open("wb") as out, (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *arguments],
-                cwd=ROOT,
-                stdin=terminal,
-                stdout=out,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=None if terminal is None else belong_to_terminal,
-            )
-
-    async def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._ear.close()
-        for child in self.children:
-            with suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
-            child.close()
-
-    async def _born(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _, number, pid = (await reader.readline()).split()
-        self._births.put_nowait(Child(int(number), int(pid), reader, writer))
-
-    async def birth(self, number: int | None = None) -> Child:
-        """The next worker, or the next of a place."""
-        async with asyncio.timeout(PATIENCE):
-            while number not in self._expected:
-                child = await self._births.get()
-                self.children.append(child)
-                if number is None:
-                    return child
-                self._expected[child.number] = child
-        return self._expected.pop(number)
-
-    async def up(self) -> list[Child]:
-        """All workers, serving."""
-        born = [await self.birth(number) for number in range(1, self.workers + 1)]
-        for child in born:
-            child.order("serve")
-        await self.says("ALL READY", in_="out")
-        return born
-
-    async def says(self, text: str, *, in_: str = "log") -> None:
-        """Wait until something has been said."""
-        async with asyncio.timeout(PATIENCE):
-            while text not in self.said(in_):
-                await asyncio.sleep(0.02)
-
-    def said(self, in_: str = "log") -> str:
-        return (self.folder / in_).read_text()
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    async def status(self) -> int:
-        return await asyncio.to_thread(self.process.wait, PATIENCE)
-
-    async def who_answers(self) -> int:
-        """Make a request on a connection of its own; gives the process that has answered it."""
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            answer = await reader.read()
-            writer.close()
-            assert answer, "hung up without an answer"
-        return int(answer[-7:])
-
-    async def refuses(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError:
-            return True
-        writer.close()
-        return False
-
-
-Supervise = Callable[..., Any]
-
-
-@pytest.fixture
-def supervise(tmp_path: Path) -> Supervise:
-    """`async with supervise(workers=3) as supervised`: a supervisor whose workers have not been told what to do."""
-
-    @asynccontextmanager
-    async def supervised(
-        workers: int = 2, stop_secs: float = PATIENCE, terminal: int | None = None
-    ) -> AsyncIterator[Supervised]:
-        supervisor = Supervised(tmp_path, workers, stop_secs)
-        await supervisor.start(terminal)
-        try:
-            yield supervisor
-        finally:
-            await supervisor.stop()
-        assert "Traceback" not in supervisor.said(), supervisor.said()
-
-    return supervised
-
+from hubs.servers import workers
+from tests.running import PATIENCE
+from tests.servers.conftest import Supervise
+from tests.servers.supervised import HANDSHAKE
 
 # Who is started
 
@@ -252,6 +95,83 @@ async def test_a_worker_that_is_told_to_stop_is_replaced_while_it_drains(supervi
         assert await one.hears() == "over"
         await one.ended()
         assert f"Worker 1 (process {one.pid}) was told to stop; another takes its place" in supervised.said()
+
+
+# Workers that stand still
+
+
+async def test_a_worker_whose_loop_stands_still_is_killed_and_replaced(supervise: Supervise) -> None:
+    async with supervise(2, silence_secs=2) as supervised:
+        children = await supervised.up()
+        reader, writer = await asyncio.open_connection("127.0.0.1", supervised.port)
+        writer.write(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        fresh = await supervised.birth()
+        hung = next(child for child in children if child.number == fresh.number)
+        said = supervised.said()
+        assert f"(process {hung.pid}) has said nothing for 2 seconds: its event loop stands still." in said
+        # What its loop was at can be read.
+        assert "in hang_for_ever" in said
+        assert "in application" in said
+        assert f"(process {hung.pid}) ended by SIGABRT; another takes its place" in said
+        assert await reader.read() == b""
+        writer.close()
+        fresh.order("serve")
+        await supervised.says(f"Worker {fresh.number} is ready (process {fresh.pid})")
+        assert said.count("stands still") == 1
+
+
+async def test_a_worker_that_cannot_even_say_where_it_stands_is_killed_too(supervise: Supervise) -> None:
+    async with supervise(2, silence_secs=1) as supervised:
+        one, _ = await supervised.up()
+        os.kill(one.pid, signal.SIGSTOP)
+        await supervised.birth(1)
+        assert f"(process {one.pid}) ended by SIGKILL; another takes its place" in supervised.said()
+
+
+class _Clock(asyncio.SelectorEventLoop):
+    """A loop whose time passes when nothing else is to be done, and by leaps when a test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
+            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+def test_time_in_which_nobody_ran_is_not_held_against_workers() -> None:
+    """A supervisor that was stopped, on a machine that was asleep, or that had no time for anybody."""
+    loop = _Clock()
+    supervisor = workers.Supervisor([], [], {}, stop_secs=1, silence_secs=30)
+    worker = SimpleNamespace(is_ready=True, silent_looks=0, number=1, pid=1, process=SimpleNamespace(sent=[]))
+    worker.process.send_signal = worker.process.sent.append
+    worker.process.kill = lambda: worker.process.sent.append(signal.SIGKILL)
+    supervisor._started = [worker]  # type: ignore[assignment]
+
+    async def live() -> None:
+        watching = asyncio.create_task(supervisor._watch())
+        for _ in range(10):
+            # An hour in one go: it is looked at once, and has said nothing since. Then it gets to say something.
+            loop.now += 3600
+            await asyncio.sleep(11)
+            assert 0 < worker.silent_looks <= 3
+            worker.silent_looks = 0
+        assert worker.process.sent == []
+        await asyncio.sleep(29)
+        assert worker.process.sent == []
+        await asyncio.sleep(7)
+        assert worker.process.sent == [signal.SIGABRT]
+        await asyncio.sleep(5)
+        assert worker.process.sent == [signal.SIGABRT, signal.SIGKILL]
+        watching.cancel()
+
+    try:
+        loop.run_until_complete(live())
+    finally:
+        loop.close()
 
 
 # The end
@@ -338,6 +258,37 @@ async def test_a_terminal_that_is_closed_ends_it(supervise: Supervise) -> None:
             assert await child.hears() == "draining 1"
             child.order("go")
         assert await supervised.status() == -signal.SIGHUP
+
+
+# In a process without the service
+
+
+async def test_the_supervisor_becomes_a_process_that_has_not_loaded_the_service(supervise: Supervise) -> None:
+    async with supervise(2, lean=True) as supervised:
+        children = await supervised.up()
+        process = psutil.Process(supervised.process.pid)
+        assert [child.pid for child in process.children()] == [child.pid for child in children]
+        # It had; its workers have.
+        assert not [each.path for each in process.memory_maps() if "uvloop" in each.path]
+        assert [each.path for each in psutil.Process(children[0].pid).memory_maps() if "uvloop" in each.path]
+        # Who looks for the command finds it.
+        assert "supervising.py" in " ".join(process.cmdline()[3:])
+        assert {await supervised.who_answers() for _ in range(40)} == {child.pid for child in children}
+        assert f"INFO Worker 1 is ready (process {children[0].pid})" in supervised.said()
+        supervised.signal(signal.SIGINT)
+        for child in children:
+            assert await child.hears() == "draining 1"
+            child.order("go")
+        assert await supervised.status() == 0
+        assert supervised.said("out") == "ALL READY\nStopped.\n"
+
+
+async def test_a_supervisor_without_the_service_gives_up_as_a_command_does(supervise: Supervise) -> None:
+    async with supervise(2, lean=True) as supervised:
+        for number in (1, 2):
+            (await supervised.birth(number)).order("die 7")
+        assert await supervised.status() == 1
+        assert "CommandError: No worker could be started. What they said stands above.\n" in supervised.said()
 
 
 # Replacing

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
-import signal
 import socket
 import sys
 from typing import Any
@@ -18,7 +16,7 @@ from django.db import DatabaseError, connections
 from hubs import conf
 from hubs.connections.draining import drain
 from hubs.management.cli.trouble import is_behind
-from hubs.servers import listening, uvicorn, workers
+from hubs.servers import listening, supervising, uvicorn, workers
 
 # Beyond DRAIN_SECS: what a worker needs for its last events, records and words.
 ENDING_SECS = 30.0
@@ -61,7 +59,8 @@ class Command(BaseCommand):
         except listening.CannotListen as problem:
             raise CommandError(str(problem)) from None
         if count == 1:
-            self._say_so(sockets[0])
+            self.stdout.write(self._words(sockets[0]))
+            self.stdout.flush()
             self._serve(sockets[0])
         else:
             self._supervise(sockets)
@@ -76,27 +75,20 @@ class Command(BaseCommand):
     def _supervise(self, sockets: list[list[socket.socket]]) -> None:
         # A worker reads the `.env` file for itself, and finds what has changed in it.
         environment = {name: value for name, value in os.environ.items() if name not in _from_file()}
-        supervisor = workers.Supervisor(
-            sockets,
-            [sys.executable, *sys.orig_argv[1:], "--skip-checks"],
+        supervising.become(
+            supervising.Plan(
+                sockets=[[bound.fileno() for bound in place] for place in sockets],
+                command=[sys.executable, *sys.orig_argv[1:], "--skip-checks"],
+                stop_secs=conf.settings.DRAIN_SECS + ENDING_SECS,
+                silence_secs=conf.settings.WORKER_SILENCE_SECS,
+                words=self._words(sockets[0], f" with {len(sockets)} workers"),
+            ),
             environment,
-            stop_secs=conf.settings.DRAIN_SECS + ENDING_SECS,
-            on_ready=lambda: self._say_so(sockets[0], f" with {len(sockets)} workers"),
         )
-        try:
-            ended_by = asyncio.run(supervisor.run())
-        except workers.WorkersFailed as failed:
-            raise CommandError(str(failed)) from None
-        if ended_by == signal.SIGINT:
-            self.stdout.write("Stopped.")
-        else:
-            # What sent it may look at how this process ends.
-            signal.raise_signal(ended_by)
 
-    def _say_so(self, sockets: list[socket.socket], how: str = "") -> None:
+    def _words(self, sockets: list[socket.socket], how: str = "") -> str:
         where = ", ".join(sorted({_shown(bound.getsockname()) for bound in sockets}))
-        self.stdout.write(f"Serving {conf.settings.PUBLIC_ENDPOINTS[0]} on {where}{how}. Ctrl-C stops.")
-        self.stdout.flush()
+        return f"Serving {conf.settings.PUBLIC_ENDPOINTS[0]} on {where}{how}. Ctrl-C stops."
 
     def _check_database(self) -> None:
         try:
