@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from hubs import conf
+from hubs.connections import lane
 from hubs.connections.connection import Connection
 from hubs.messaging.switchboard import Switchboard, switchboard
 
@@ -32,9 +33,6 @@ TICK_SECS = 0.05
 
 # What the share of DRAIN_SECS is in which everybody is told.
 TELLING = 0.5
-
-# What the task of a lane is called (lane.py).
-LANE_TASK = "frames of a connection"
 
 # How long a process that is alone waits for what its clients have asked for. Whoever stops it sits and waits, too.
 ALONE_SECS = 10.0
@@ -102,7 +100,7 @@ class _Draining:
 
         They are on no switchboard here; all there is of them is the task of a lane.
         """
-        lanes = sum(task.get_name().startswith(LANE_TASK) for task in asyncio.all_tasks())
+        lanes = sum(task.get_name().startswith(lane.TASK) for task in asyncio.all_tasks())
         return lanes - sum(connection.lane.busy for connection in self._connections())
 
     def _connections(self) -> list[Connection]:
