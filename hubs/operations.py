@@ -21,7 +21,7 @@ from hubs import conf
 from hubs.errors import NotFound, Refusal, TooMany, Unavailable
 from hubs.messaging.envelope import Audience, Publication
 from hubs.messaging.switchboard import ANSWERS, UNREACHABLE, Member, switchboard
-from hubs.protocols.frames import Ack, Payload
+from hubs.protocols.frames import Payload
 from hubs.rules.names import canonical_hub
 from hubs.rules.roles import Permissions, TooManyOverrides
 
@@ -323,12 +323,6 @@ async def revoke(hub: str, connection_id: str, permission: str, group: str) -> N
 async def check(hub: str, connection_id: str, permission: str, group: str) -> bool:
     """Tell whether a connection may use `permission` on a group. Raises NotFound."""
     return bool(await _ask("check", hub, connection_id, permission=permission, group=group))
-
-
-async def finish_frame(hub: str, connection_id: str, ack: Ack | None, state: str | None) -> None:
-    """Tell a connection that has changed process how a frame went which it had sent before. Raises NotFound."""
-    packed = None if ack is None else [ack.ack_id, ack.error_name, ack.error_message]
-    await _ask("finish frame", hub, connection_id, ack=packed, state=state)
 
 
 async def _ask(verb: str, hub: str, connection_id: str, **arguments: Any) -> Any:

@@ -33,6 +33,7 @@ from hubs.connections.backlog import Backlog, BacklogFull
 from hubs.connections.lane import Lane, Rest
 from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
+from hubs.messaging.switchboard import switchboard
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing
 from hubs.protocols.extension import Socket
 from hubs.protocols.frames import (
@@ -76,6 +77,7 @@ MAX_HALF_DONE = 1000
 
 # Beyond a handler's own time: what its answer needs to come from another process.
 FINISHING_SECS = 10.0
+TELL_AGAIN_SECS = 0.5
 
 # How a client ends its connection: a close frame that says so, or one that says nothing (what some SDKs' stop() sends).
 # So do those of a broken protocol: the same frames would come again. Anything else, the loss of the socket above
@@ -97,6 +99,7 @@ class Connection:
         "_invocations",
         "_opened",
         "_overflowing",
+        "_reply",
         "_retiring",
         "_unconfirmed",
         "ack_pause_secs",
@@ -162,6 +165,8 @@ class Connection:
         self._retiring = False
         self._expiry: asyncio.TimerHandle | None = None
         self._invocations: dict[str, asyncio.Task[None]] = {}
+        # What an event handler has answered since the connection departed.
+        self._reply: tuple[Payload, Mapping[str, str] | None] | None = None
         # Publications without ackId that the channel layer has not taken yet.
         self._unconfirmed = 0
 
@@ -269,7 +274,10 @@ class Connection:
         """Whether its client may have it back with another socket."""
         self._settle()
         # Overflowing: it has lost a message, and is about to be closed for that.
-        return self.backlog is not None and not (self.closing or self._overflowing)
+        if self.backlog is None or self._closed or self._ended or self._departed or self._overflowing:
+            return False
+        # A socket that was lost is no goodbye, even before the server says that it was lost.
+        return self.outbox is None or self.outbox.lost or not self.outbox.closing
 
     def socket_gone(self, outbox: Outbox, code: int, reason: str) -> None:
         """A socket is closed: with what its client said, or 1006 if it was lost. Only the present one matters."""
@@ -503,23 +511,52 @@ class Connection:
         return None
 
     async def _finish_elsewhere(self, ack: Ack | None) -> None:
-        try:
-            await operations.finish_frame(self.hub, self.id, ack, self.session.state)
-        except Refusal as refusal:
-            logger.info("Connection %s cannot be told of a frame's end: %s", self.id, refusal.message)
+        """Tell the connection how a frame went which came before it departed, for as long as it waits to be told."""
+        told: dict[str, Any] = {
+            "ack": None if ack is None else [ack.ack_id, ack.error_name, ack.error_message],
+            "state": self.session.state,
+            "published": None if ack is None else self.half_done.get(ack.ack_id),
+            "reply": None,
+        }
+        if self._reply is not None:
+            payload, metadata = self._reply
+            told["reply"] = [payload.data_type, payload.data, None if metadata is None else dict(metadata)]
+        deadline = _now() + conf.settings.HANDLER_SECS + FINISHING_SECS
+        while True:
+            try:
+                await switchboard().ask("finish frame", self.hub, self.id, told)
+                return
+            except Refusal as refusal:
+                if not isinstance(refusal, Unavailable) or _now() > deadline:
+                    logger.info("Connection %s cannot be told of a frame's end: %s", self.id, refusal.message)
+                    return
+            await asyncio.sleep(TELL_AGAIN_SECS)
 
     def wait_for_earlier(self) -> None:
         """Handle nothing until the process it came from has told how the frame went that was being handled there."""
         self.earlier = asyncio.Event()
         self.lane.hold(self.earlier, conf.settings.HANDLER_SECS + FINISHING_SECS)
 
-    def finished_elsewhere(self, ack: Ack | None, state: str | None) -> None:
-        """An event handler has answered a frame that came before the connection moved here."""
+    def finished_elsewhere(
+        self,
+        ack: Ack | None,
+        state: str | None,
+        *,
+        published: tuple[str, int] | None,
+        reply: tuple[Payload, Mapping[str, str] | None] | None,
+    ) -> None:
+        """A frame that came before the connection moved here has been handled; `published`: as in `half_done`."""
+        if self.earlier is None or self.earlier.is_set():
+            # Told twice, because the first answer was lost.
+            return
         self.session.state = state
+        if reply is not None:
+            self._put_reply(*reply)
         if ack is not None:
+            if published is not None:
+                self._half_done(ack.ack_id, published)
             self._acknowledge(ack)
-        if self.earlier is not None:
-            self.earlier.set()
+        self.earlier.set()
 
     async def _join_group(self, frame: JoinGroup) -> None:
         if not self.permissions.may_join_or_leave(frame.group):
@@ -564,11 +601,14 @@ class Connection:
             await asyncio.shield(posted)
         except Unavailable as unavailable:
             if ack_id is not None and unavailable.published is not None:
-                # The client will send it again under this ackId; then who has it shall not get it twice.
-                self.half_done[ack_id] = unavailable.published
-                if len(self.half_done) > MAX_HALF_DONE:
-                    del self.half_done[next(iter(self.half_done))]
+                self._half_done(ack_id, unavailable.published)
             raise
+
+    def _half_done(self, ack_id: int, published: tuple[str, int]) -> None:
+        """Some got it: the client will send it again under this ackId, and then they shall not get it twice."""
+        self.half_done[ack_id] = published
+        if len(self.half_done) > MAX_HALF_DONE:
+            del self.half_done[next(iter(self.half_done))]
 
     async def _event(self, frame: UserEvent) -> None:
         request = UserEventRequest(self.session.context, frame.event, frame.payload, frame.metadata or {})
@@ -580,9 +620,13 @@ class Connection:
         if payload is None:
             return
         if self._departed:
-            await operations.send_to_connection(self.hub, self.id, payload, metadata=reply.metadata)
+            # It travels with the ack, or a frame might be answered with an error that has been handled.
+            self._reply = (payload, reply.metadata)
             return
-        form = self.codec.encode(ServerMessage(payload, reply.metadata))
+        self._put_reply(payload, reply.metadata)
+
+    def _put_reply(self, payload: Payload, metadata: Mapping[str, str] | None) -> None:
+        form = self.codec.encode(ServerMessage(payload, metadata))
         if form is not None:
             self._put_data(form)
 

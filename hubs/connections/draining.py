@@ -6,7 +6,7 @@ more frames, has those it took finished and acknowledged, and closes its socket 
 (`Connection.retire`). An ordinary one ends with that. The connection of a reliable client stays here, away,
 until its client has come back to another process and had it moved there (recovery.py); so does one
 that was away before. Where an event handler here works on a frame of a connection that has moved already, the ack
-is waited for there; so it is waited for here, too.
+is waited for there; so it is waited for here, too, and so are connections that are just being fetched from elsewhere.
 
 All of it takes `DRAIN_SECS` at most. Half of that is for telling: where there are too many for the rate, it is
 higher. What is still here in the end is closed by the server as it is, and reliable connections that nobody
@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from hubs import conf
-from hubs.connections import lane
+from hubs.connections import recovery
 from hubs.connections.connection import Connection
 from hubs.messaging.switchboard import Switchboard, switchboard
 
@@ -59,7 +59,7 @@ class _Draining:
         if count:
             logger.info("Draining %d connections, for at most %g seconds", count, self._secs)
         await self._tell_all(self._secs * TELLING)
-        while ((left := self._left()) or self._working_elsewhere()) and self._age < self._secs:
+        while ((left := self._left()) or recovery.under_way()) and self._age < self._secs:
             # A handshake that was going on may bring somebody new.
             self._tell(left)
             await asyncio.sleep(TICK_SECS)
@@ -94,14 +94,6 @@ class _Draining:
         here = [connection for connection in self._connections() if not connection.closing]
         # Away, with nobody who could take them, is as good as gone.
         return here if self._gently else [connection for connection in here if connection.outbox is not None]
-
-    def _working_elsewhere(self) -> int:
-        """How many connections that have gone on in another process have a frame that is being handled here.
-
-        They are on no switchboard here; all there is of them is the task of a lane.
-        """
-        lanes = sum(task.get_name().startswith(lane.TASK) for task in asyncio.all_tasks())
-        return lanes - sum(connection.lane.busy for connection in self._connections())
 
     def _connections(self) -> list[Connection]:
         return [member for member in self._board.members() if isinstance(member, Connection)]

@@ -30,9 +30,6 @@ SLOW_FRAMES = (UserEvent,)
 # Frames that are done at once, whatever waits.
 URGENT_FRAMES = (SequenceAck, CancelInvocation)
 
-# What the task of a lane is called, or begins with being called.
-TASK = "frames of a connection"
-
 # What of a frame is still to be done, and has to be waited for.
 Rest = Callable[[], Awaitable[None]]
 
@@ -62,7 +59,7 @@ class Lane:
         if self._task is None or isinstance(frame, URGENT_FRAMES):
             rest = self._started(frame)
             if rest is not None:
-                self._task = asyncio.create_task(self._work(rest), name=TASK)
+                self._task = asyncio.create_task(self._work(rest), name="frames of a connection")
             return True
         if self._waiting is None:
             self._waiting = deque()
@@ -125,7 +122,7 @@ class Lane:
                 async with asyncio.timeout(secs):
                     await done.wait()
 
-        self._task = asyncio.create_task(self._work(wait), name=f"{TASK} that moved")
+        self._task = asyncio.create_task(self._work(wait), name="frames of a connection that moved")
 
     @property
     def busy(self) -> bool:

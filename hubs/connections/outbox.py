@@ -45,19 +45,24 @@ CLOSING_SECS = 5.0
 class Outbox:
     """The way out to one client. Corked at first: what is put waits until `uncork`."""
 
-    __slots__ = ("_bytes", "_closing", "_corked", "_queue")
+    __slots__ = ("_bytes", "_closing", "_corked", "_lost", "_queue")
 
     def __init__(self) -> None:
         # What waits, and its size in bytes; None while nothing does, as for most clients most of the time.
         self._queue: deque[tuple[Any, int]] | None = None
         self._bytes = 0
         self._corked = True
-        self._closing = False
+        self._closing = self._lost = False
 
     @property
     def closing(self) -> bool:
         """Whether a close was put; what is put later is dropped."""
         return self._closing
+
+    @property
+    def lost(self) -> bool:
+        """Whether writing has failed: the socket is gone, and its server has yet to say so."""
+        return self._lost
 
     @property
     def socket(self) -> Socket | None:
@@ -208,7 +213,7 @@ class AsgiOutbox(Outbox):
         # but an OSError would be a fault worth reading about.
         if not isinstance(problem, OSError):
             logger.warning("A message could not be handed to the server: %r", problem)
-        self._closing = True
+        self._closing = self._lost = True
         self._clear()
 
 

@@ -43,10 +43,10 @@ from hubs.connections.connection import BUFFER_FULL, Connection
 from hubs.errors import NotFound, Refusal, Unavailable
 from hubs.messaging.moves import Arrival
 from hubs.messaging.switchboard import Switchboard, switchboard
-from hubs.messaging.tally import Tally
+from hubs.messaging.tally import Had, Tally
 from hubs.operations import answers
 from hubs.protocols.codec import CODECS
-from hubs.protocols.frames import Ack
+from hubs.protocols.frames import Ack, Payload
 from hubs.rules.roles import Permissions
 from hubs.upstream.session import Session
 
@@ -66,6 +66,9 @@ PART_BYTES = 512 * 1024
 # Connections that clients are asking for, each kept as long as somebody does.
 _wanted: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 _searches: set[asyncio.Task[Any]] = set()
+
+# Those that have gone to another process while a frame of theirs was being handled, and the process where it is.
+_unfinished: dict[Connection, str] = {}
 
 # The last answers about connections that have gone, by process and their id: the claim, and what was answered.
 _parted: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
@@ -150,18 +153,21 @@ async def _fetch(board: Switchboard, hub: str, connection_id: str) -> Connection
 async def _more(
     board: Switchboard, hub: str, connection_id: str, asked: dict[str, Any], process: str
 ) -> dict[str, Any]:
-    """Ask on, and if no answer comes ask that process again: it may have given the connection away in it."""
+    """Ask on, and if no answer comes ask that process again: it may have given the connection away in it.
+
+    Also if the connection is not found: whoever passed the question on may have stopped before the answer came.
+    """
     deadline = _now() + PATIENCE_SECS
     try:
         return dict(await board.ask_elsewhere(HAND_OVER, hub, connection_id, asked))
-    except Unavailable:
+    except (NotFound, Unavailable):
         while True:
-            await asyncio.sleep(AGAIN_SECS)
             try:
                 return dict(await board.ask_process(process, HAND_OVER_AGAIN, asked | {"connection": connection_id}))
             except Unavailable:
                 if _now() > deadline:
                     raise
+            await asyncio.sleep(AGAIN_SECS)
 
 
 async def _give_back(board: Switchboard, arrival: Arrival) -> None:
@@ -197,9 +203,10 @@ def _unpack(board: Switchboard, arrival: Arrival, state: dict[str, Any], frames:
     connection.wait_for_client()
     if state["busy"]:
         connection.wait_for_earlier()
-    board.adopt(arrival, connection, connection.moves)
+    had = Had(state["had"])
+    board.adopt(arrival, connection, connection.moves, had)
     taken = {process: Tally(*packed) for process, packed in state["taken"].items()}
-    for outgoing in arrival.not_in(taken, connection.groups):
+    for outgoing in arrival.not_in(taken, connection.groups, had):
         connection.deliver(outgoing)
     if arrival.overrun:
         connection.close(1008, BUFFER_FULL)
@@ -249,14 +256,22 @@ async def _hand_over(connections: Sequence[Any], asked: dict[str, Any]) -> dict[
         "sent": backlog.sent,
         "last": backlog.last,
         "busy": connection.lane.busy,
+        "had": board.had(connection),
         "taken": {process: tally.packed() for process, tally in board.taken().items()},
     }
     connection.depart()
+    if connection.lane.busy:
+        _unfinished[connection] = board.process
+        connection.lane.close(lambda: _finished(connection))
     board.hand_over(connection, asked["process"], connection.moves + 1)
     parted = (board.process, connection.id)
     _parted[parted] = (asked["claim"], answer)
     asyncio.get_running_loop().call_later(PATIENCE_SECS, _forget_parted, parted, answer)
     return answer
+
+
+def _finished(connection: Connection) -> None:
+    _unfinished.pop(connection, None)
 
 
 def _parted_with(connection_id: str, claim: str) -> dict[str, Any]:
@@ -287,9 +302,26 @@ async def _hand_over_again(_: Sequence[Any], asked: dict[str, Any]) -> dict[str,
 
 @answers("finish frame")
 async def _finish_frame(connections: Sequence[Any], asked: dict[str, Any]) -> None:
-    """An event handler has answered a frame that came before the connection moved here."""
+    """A frame that came before the connection moved here has been handled."""
     [connection] = connections
-    connection.finished_elsewhere(None if asked["ack"] is None else Ack(*asked["ack"]), asked["state"])
+    ack, published, reply = asked["ack"], asked["published"], asked["reply"]
+    connection.finished_elsewhere(
+        None if ack is None else Ack(*ack),
+        asked["state"],
+        published=None if published is None else (published[0], published[1]),
+        reply=None if reply is None else (Payload(reply[0], reply[1]), reply[2]),
+    )
+
+
+def under_way() -> int:
+    """How much this process has begun that nobody else can finish.
+
+    That is the fetching of connections, which belong to nobody in the last step of it, and the handling of frames
+    whose connections have gone on elsewhere and wait there to be told.
+    """
+    process, loop = switchboard().process, asyncio.get_running_loop()
+    searches = sum(search.get_loop() is loop for search in _searches)
+    return searches + sum(where == process for where in _unfinished.values())
 
 
 def stop() -> None:

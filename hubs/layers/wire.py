@@ -107,7 +107,7 @@ class Wire(asyncio.Protocol):
         """Hand replies over from now on; `on_quiet` has to ask for something that Redis answers."""
         self._on_replies, self._on_lost = on_replies, on_lost
         self._on_quiet, self._on_silence = on_quiet, on_silence
-        self._beating = asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
+        self._beat_later()
 
     def write(self, data: bytes) -> None:
         """Write; never waits. How much may wait to be written is for the caller to bound."""
@@ -149,7 +149,15 @@ class Wire(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
+    def _beat_later(self) -> None:
+        self._beating = asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
+
     def _beat(self) -> None:
+        beating = self._beating
+        late = 0.0 if beating is None else asyncio.get_running_loop().time() - beating.when()
+        if late >= SILENT_BEATS * self._beat_secs:
+            # The loop was held up: Redis may have been silent meanwhile, and nobody here saw it.
+            self._on_silence()
         underway = self._on_its_way()
         if self._heard or underway < self._underway >= LARGE_BYTES:
             self._heard, self._silent_beats = False, 0
@@ -163,7 +171,7 @@ class Wire(asyncio.Protocol):
                 self.lose(LayerAway(SILENT))
                 return
         self._underway = underway
-        self._beating = asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
+        self._beat_later()
 
     def _on_its_way(self) -> int:
         """How many bytes the other side has not got yet, as far as this machine knows."""

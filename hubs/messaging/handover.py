@@ -21,6 +21,7 @@ from hubs.messaging.members import Member
 from hubs.messaging.moves import Arrival
 from hubs.messaging.probes import Probes
 from hubs.messaging.publishing import Publishing
+from hubs.messaging.tally import NOTHING, Had
 from hubs.messaging.trunk import UNREACHABLE, Trunk
 from hubs.messaging.whereabouts import Whereabouts, home_of
 from hubs.protocols.codec import Outgoing
@@ -50,6 +51,7 @@ class Handover:
         process published before has reached the process where the connection still is. Called again when
         there are more groups. Raises Unavailable.
         """
+        self._publishing.collects(arrival)
         try:
             await self._directory.expect(arrival)
             await self._probes.hear_all()
@@ -59,8 +61,9 @@ class Handover:
         except Exception as problem:
             raise Unavailable(UNREACHABLE) from problem
 
-    def adopt(self, arrival: Arrival, member: Member, moves: int) -> None:
+    def adopt(self, arrival: Arrival, member: Member, moves: int, had: Had = NOTHING) -> None:
         """The connection is here: make it reachable in the place of its arrival."""
+        self._publishing.came(arrival, had)
         self._whereabouts.notes.forget(member.id)
         self._directory.adopt(arrival, member)
         if not self._whereabouts.is_home_of(member.id):
@@ -69,12 +72,14 @@ class Handover:
     def hand_over(self, member: Member, process: str, moves: int) -> None:
         """A connection has gone to another process: forget it, and pass on what comes for it."""
         self._directory.detach(member)
+        self._publishing.went(member.id)
         for group in member.groups:
             self._directory.leave(member, group)
         self._whereabouts.notes.went(member.id, process, moves)
 
     def ended(self, connection_id: str) -> None:
         """A connection has ended here: nobody is to look for it any more."""
+        self._publishing.went(connection_id)
         if not self._whereabouts.is_home_of(connection_id):
             self._tell_home(Moved(connection_id, "", sys.maxsize))
 

@@ -24,6 +24,9 @@ from hubs.messaging.trunk import UNREACHABLE, Trunk
 
 logger = logging.getLogger(__name__)
 
+# How long a process that stops goes on passing on what comes for connections that have moved.
+PASSING_ON_SECS = 1.0
+
 
 class Hearing:
     """What one process says of itself, and takes from what the others say of themselves."""
@@ -33,6 +36,8 @@ class Hearing:
         self._peers = peers
         # Whether this process knows that it does not hear the others.
         self._deaf = False
+        # Whether it has said goodbye.
+        self._leaving = False
         # Set and made anew with every hello that is heard, for those who wait to know everybody.
         self.heard_hello = asyncio.Event()
         self._started = False
@@ -54,16 +59,19 @@ class Hearing:
                 self._trunk.keep_running(self._say_hello(), "hello to other processes")
             self._started = True
 
-    async def stop(self) -> None:
-        """End what still runs, and say goodbye."""
-        was_started = self._started
-        await self._trunk.close()
-        self._started = False
-        if was_started and not self._trunk.alone:
-            # The last word: a hello after it would have the others wait for answers.
+    async def stop(self, *, passes_on: bool = False) -> None:
+        """Say goodbye and end what still runs; if it `passes_on`, only when others have had time to hear it."""
+        if self._started and not self._trunk.alone:
+            # A hello behind it would have the others wait for answers.
+            self._leaving = True
             with suppress(Refusal, TimeoutError):
                 async with asyncio.timeout(conf.settings.ANSWER_SECS):
                     await self._trunk.send(EVERYBODY, encode(Goodbye(self._trunk.process)))
+            if passes_on:
+                # Until all have heard it, what is for connections that were here still comes.
+                await asyncio.sleep(PASSING_ON_SECS)
+        await self._trunk.close()
+        self._started = self._leaving = False
 
     async def others(self) -> set[str]:
         """All other processes that live. Raises Unavailable while that cannot be known."""
@@ -99,6 +107,8 @@ class Hearing:
                 failed = True
 
     async def _hello(self, *, ask: bool) -> None:
+        if self._leaving:
+            return
         hello = Hello(self._trunk.process, self._peers.doubts if ask else None, deaf=self._deaf)
         # Without an origin: its own hellos are for this process too.
         await self._trunk.send(EVERYBODY, encode(hello), origin="")
@@ -108,6 +118,8 @@ class Hearing:
             await self._hello(ask=True)
 
     async def _greet(self, process: str, asked: int) -> None:
+        if self._leaving:
+            return
         asks = None if self._peers.hears(process) else self._peers.doubts
         with suppress(Refusal):
             await self._trunk.send(process_address(process), encode(Hello(self._trunk.process, asks, asked)))

@@ -12,7 +12,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
-from hubs.messaging.tally import Tally
+from hubs.messaging.tally import NOTHING, Had, Tally
 from hubs.protocols.codec import Outgoing
 from hubs.protocols.frames import DATA_FRAMES, GroupMessage
 
@@ -27,6 +27,9 @@ class Notes:
 
     def __init__(self) -> None:
         self._where: OrderedDict[str, tuple[str, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._where)
 
     def went(self, connection_id: str, process: str, moves: int) -> None:
         """It is with `process` since its move number `moves`; with nobody (it ended), if that is empty."""
@@ -73,12 +76,16 @@ class Arrival:
         self.settled = asyncio.Event()
         # Whether more came than the connection itself could hold, which has overflowed then.
         self.overrun = False
-        self._held: list[Outgoing] = []
+        # And what each repeats, if it does.
+        self._held: list[tuple[Outgoing, tuple[str, int] | None]] = []
+        # Since when this process collects: so many numbers had been read of each publisher, and so many given.
+        self.since: dict[str, int] | None = None
+        self.own = 0
         self._room = max_messages
         self._room_bytes = max_bytes
 
-    def deliver(self, outgoing: Outgoing) -> None:
-        """Hold a frame; not one that may not wait, since the client is away."""
+    def deliver(self, outgoing: Outgoing, again: tuple[str, int] | None = None) -> None:
+        """Hold a frame; not one that may not wait, since the client is away. `again`: the name of what it repeats."""
         if self.overrun or (outgoing.ttl_secs is not None and outgoing.ttl_secs <= 0):
             return
         if isinstance(outgoing.frame, DATA_FRAMES):
@@ -88,21 +95,31 @@ class Arrival:
             self.overrun = True
             self._held.clear()
         else:
-            self._held.append(outgoing)
+            self._held.append((outgoing, again))
 
     def addressed(self) -> list[Outgoing]:
         """What was sent to this connection alone, wherever it is."""
-        return [outgoing for outgoing in self._held if outgoing.source is None]
+        return [outgoing for outgoing, _ in self._held if outgoing.source is None]
 
-    def not_in(self, taken: Mapping[str, Tally], groups: Collection[str]) -> list[Outgoing]:
+    def not_in(self, taken: Mapping[str, Tally], groups: Collection[str], had: Had = NOTHING) -> list[Outgoing]:
         """What was held and has not been taken by the process that the connection comes from.
 
         `groups`: those it came with. What was for one that it has left meanwhile, there, is not for it any more.
+        `had`: what it was given before, perhaps under another name than that of its repetition.
         """
         nothing = Tally()
-        return [
-            outgoing
-            for outgoing in self._held
-            if (outgoing.source is None or outgoing.source[1] not in taken.get(outgoing.source[0], nothing))
-            and (not isinstance(outgoing.frame, GroupMessage) or outgoing.frame.group in groups)
-        ]
+        found: list[Outgoing] = []
+        names: set[tuple[str, int]] = set()
+        for outgoing, again in self._held:
+            source = outgoing.source
+            if source is not None:
+                name = again or source
+                # The tally also counts what has failed to come; how far back that is known exactly, it is looked at.
+                taken_there = source in had or not had.reaches(source)
+                taken_there = taken_there and source[1] in taken.get(source[0], nothing)
+                if taken_there or name in names or (again is not None and again in had):
+                    continue
+                names.add(name)
+            if not isinstance(outgoing.frame, GroupMessage) or outgoing.frame.group in groups:
+                found.append(outgoing)
+        return found

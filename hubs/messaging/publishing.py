@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from hubs.errors import Unavailable
 from hubs.messaging.directory import NOBODY, Directory
@@ -28,15 +30,31 @@ from hubs.messaging.envelope import (
     process_address,
 )
 from hubs.messaging.members import Member, Numbering
-from hubs.messaging.moves import MAX_FORWARDS
+from hubs.messaging.moves import MAX_FORWARDS, Arrival
 from hubs.messaging.parcels import Item, Parcels
 from hubs.messaging.peers import Peers
-from hubs.messaging.tally import Departures, Recent, Tally
+from hubs.messaging.tally import Departures, Had, Recent, Tally
 from hubs.messaging.trunk import UNREACHABLE, Trunk
 from hubs.messaging.whereabouts import Whereabouts
 from hubs.protocols.codec import Outgoing
 
 logger = logging.getLogger(__name__)
+
+
+# How long it is known of a connection what it was given where it was before, and how many names of repetitions are.
+CAME_SECS = 60.0
+MAX_REPEATED = 10_000
+
+# Of so many processes is kept what they have published, also if they are not known to live.
+MAX_COUNTED = 100
+
+
+class _Came(NamedTuple):
+    """A connection that came from another process: what it had been given there, and since when it is given it here."""
+
+    had: Had
+    since: Mapping[str, int]
+    own: int
 
 
 class Publishing:
@@ -59,6 +77,12 @@ class Publishing:
         # Of the others.
         self._taken: dict[str, Tally] = {}
         self._recent: dict[str, Recent] = {}
+        # More than were noted of any process that has been forgotten.
+        self._forgotten = 0
+        # Names under which something was repeated; the original may come late.
+        self._repeated: OrderedDict[tuple[str, int], None] = OrderedDict()
+        # Connections that came here from other processes a while ago.
+        self._came: dict[str, _Came] = {}
 
     def settle(self) -> None:
         """Have what was published in this turn of the loop with all reliable members, numbered."""
@@ -100,8 +124,9 @@ class Publishing:
         number = self.departures.begin(here_first=True)
         source = (self._process, number)
         try:
-            if again is None or not self._has(again):
-                self._deliver(publication, source)
+            self._deliver(publication, source, again)
+            if again is not None:
+                self._note_repeated(again)
         except BaseException:
             self._gone(number)
             raise
@@ -158,36 +183,55 @@ class Publishing:
             recent, tally = self._begin_to_count(origin)
         for publication, number, again in parcel.items:
             source = (origin, number)
-            if again is None:
-                self._try_to_deliver(publication, source)
+            if again is not None:
+                self._try_to_deliver(publication, source, again)
+                self._note_repeated(again)
             else:
-                if not self._has(again):
-                    self._try_to_deliver(publication, source)
-                self._recent.setdefault(again[0], Recent()).note(again[1])
+                # Redis may have stood still with it, and its repetition have come another way.
+                self._try_to_deliver(publication, source, source if source in self._repeated else None)
             recent.note(number)
             tally.take(number, floor)
 
     def _begin_to_count(self, origin: str) -> tuple[Recent, Tally]:
-        # Of processes that are no more there is nothing to be told apart.
+        # Of processes that are no more there is nothing to be told apart; but one that was only silent may be back.
         alive = {*self._peers.alive(), origin}
+        if len(self._taken) < MAX_COUNTED:
+            return self._recent_of(origin), self._taken.setdefault(origin, Tally())
         self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
+        self._forgotten = max([self._forgotten, *(recent.count for recent in self._recent.values())])
         self._recent = {process: recent for process, recent in self._recent.items() if process in alive}
-        return self._recent.setdefault(origin, Recent()), self._taken.setdefault(origin, Tally())
+        return self._recent_of(origin), self._taken.setdefault(origin, Tally())
 
-    def _try_to_deliver(self, publication: Publication, source: tuple[str, int]) -> None:
+    def _recent_of(self, process: str) -> Recent:
+        recent = self._recent.get(process)
+        if recent is None:
+            recent = self._recent[process] = Recent(self._forgotten)
+        return recent
+
+    def _try_to_deliver(
+        self, publication: Publication, source: tuple[str, int], again: tuple[str, int] | None = None
+    ) -> None:
         """Deliver one of several; a fault in it is not to be one of the others too."""
         try:
-            self._deliver(publication, source)
+            self._deliver(publication, source, again)
         except Exception:
             logger.exception("A publication could not be delivered")
 
-    def _deliver(self, publication: Publication, source: tuple[str, int] | None = None) -> None:
+    def _deliver(
+        self,
+        publication: Publication,
+        source: tuple[str, int] | None = None,
+        again: tuple[str, int] | None = None,
+    ) -> None:
+        """Give a publication to the members that are meant; not to those that have what it repeats."""
         audience = publication.audience
         everybody = NOBODY
         some: Iterable[Member] = ()
         if publication.connection is not None:
             member = self._connections.get(publication.connection)
             some = [member] if member is not None and member.hub == audience.hub else []
+        elif again is not None:
+            some = [member for member in self._directory.meant(audience) if not self._has(member, again)]
         elif audience.excluded or audience.filter is not None or (audience.group and audience.user_id) is not None:
             some = self._directory.meant(audience)
         else:
@@ -204,7 +248,7 @@ class Publishing:
             member.deliver(outgoing)
         if arrivals:
             for arrival in arrivals:
-                arrival.deliver(outgoing)
+                arrival.deliver(outgoing, again)
 
     # What has been given to whom
 
@@ -230,10 +274,54 @@ class Publishing:
         self.departed.append(waiting)
         await waiting
 
-    def _has(self, published: tuple[str, int]) -> bool:
-        """Whether members here have been given a publication of this name."""
+    def _has(self, member: Member, published: tuple[str, int]) -> bool:
+        """Whether a member has been given a publication of this name, here or where it was before."""
         process, number = published
-        return process == self._process or number in self._recent.get(process, ())
+        came = self._came.get(member.id)
+        recent = self._recent.get(process)
+        if came is None:
+            return process == self._process or (recent is not None and recent.has(number))
+        return (
+            published in came.had
+            or (process == self._process and number > came.own)
+            or (recent is not None and recent.has(number, came.since.get(process, 0)))
+        )
+
+    def _note_repeated(self, published: tuple[str, int]) -> None:
+        """Members here have been given, now at last, what was published under this name."""
+        process, number = published
+        self._recent_of(process).note(number)
+        self._repeated[published] = None
+        if len(self._repeated) > MAX_REPEATED:
+            self._repeated.popitem(last=False)
+
+    def had(self, member: Member) -> dict[str, bytes]:
+        """What a connection that goes to another process has been given lately, there to be `Had`."""
+        came = self._came.get(member.id) or _Came(Had({}), {}, 0)
+        here = {process: recent.packed(came.since.get(process, 0)) for process, recent in self._recent.items()}
+        last = self.departures.last
+        own = array("Q", (came.own + 1, last)).tobytes() if last > came.own else b""
+        here[self._process] = here.get(self._process, b"") + own
+        return came.had.and_then(here)
+
+    def collects(self, arrival: Arrival) -> None:
+        """From now on what is published is collected for a connection that is on its way here."""
+        if arrival.since is None:
+            arrival.since = {process: recent.count for process, recent in self._recent.items()}
+            arrival.own = self.departures.last
+
+    def came(self, arrival: Arrival, had: Had) -> None:
+        """It is here."""
+        came = self._came[arrival.id] = _Came(had, arrival.since or {}, arrival.own)
+        asyncio.get_running_loop().call_later(CAME_SECS, self._forget_came, arrival.id, came)
+
+    def went(self, connection_id: str) -> None:
+        """A connection is here no more."""
+        self._came.pop(connection_id, None)
+
+    def _forget_came(self, connection_id: str, came: _Came) -> None:
+        if self._came.get(connection_id) is came:
+            del self._came[connection_id]
 
     def _gone(self, number: int) -> None:
         self.departures.done(number)

@@ -77,11 +77,13 @@ class Questions:
         holder = self._whereabouts.holder(connection_id, elsewhere=True)
         if holder == self._process:
             raise _no_connection(connection_id)
-        if holder in (others := await self._hearing.others()):
+        answers: list[Answer] = []
+        if holder in await self._hearing.others():
             answers = await self._put(process_address(holder), {holder}, verb, audience, connection_id, arguments)
-        else:
-            # Dead, most likely, and its connections with it, unless they have moved; but perhaps so new
-            # that its hello is still to be heard.
+        if not answers:
+            # Dead, most likely, and its connections with it, unless they have moved; it may have gone just now, with
+            # the question passed on or not. Or it is so new that its hello is still to be heard.
+            others = await self._hearing.others()
             answers = await self._put(EVERYBODY, others, verb, audience, connection_id, arguments)
         found = next((answer for answer in answers if answer.problem != NotFound.__name__), None)
         if found is None and not answers:
@@ -101,11 +103,12 @@ class Questions:
 
         Raises the Refusal one of them answered with; Unavailable when a process that lives does not answer.
         """
-        own = await self._do(verb, audience, None, arguments)
         if self._alone:
-            return [own]
-        answers = await self._put(EVERYBODY, await self._hearing.others(), verb, audience, None, arguments)
-        return [own, *map(_value, answers)]
+            return [await self._do(verb, audience, None, arguments)]
+        # This process answers, too, when its question comes back: at the same place in what is said as the others do,
+        # or a connection that comes here just then would be met by nobody.
+        asked = {*await self._hearing.others(), self._process}
+        return [*map(_value, await self._put(EVERYBODY, asked, verb, audience, None, arguments))]
 
     async def _put(
         self,
@@ -160,37 +163,73 @@ class Questions:
         if question.asker == self._process:
             if (asking := self.open.get(question.number)) is not None:
                 asking.came_back(self._peers.alive())
-        elif (next_process := self._whereabouts.next_process(question.connection, message)) is not None:
-            passed_on = msgspec.structs.replace(question, answer_for=question.answer_for or self._process)
-            self._trunk.pass_on(next_process, passed_on, message)
-        else:
-            self._trunk.in_background(self._answer(question), f"answer {question.verb}")
+                if self._process in asking.missing:
+                    self._trunk.in_background(self._answer_here(question, asking), f"answer {question.verb}")
+        elif not self._passed_on(question, message):
+            self._trunk.in_background(self._answer(question, message), f"answer {question.verb}")
 
-    async def _answer(self, question: Question) -> None:
-        number, asked = question.number, question.answer_for or self._process
+    def _passed_on(self, question: Question, message: Mapping[str, Any]) -> bool:
+        next_process = self._whereabouts.next_process(question.connection, message)
+        if next_process is None:
+            return False
+        passed_on = msgspec.structs.replace(question, answer_for=question.answer_for or self._process)
+        self._trunk.pass_on(next_process, passed_on, message)
+        return True
+
+    async def _answer_here(self, question: Question, asking: _Open) -> None:
+        asking.take(await self._answered(question))
+
+    async def _answer(self, question: Question, message: Mapping[str, Any]) -> None:
+        # What was read just before it may have been the last word to the process where the connection goes.
+        if self._passed_on(question, message):
+            return
+        answered = await self._answered(question)
         try:
-            value = await self._do(question.verb, question.audience, question.connection, question.arguments)
-            answer = encode(Answer(number, asked, value))
-        except Refusal as refusal:
-            answer = encode(Answer(number, asked, None, type(refusal).__name__, refusal.message))
+            answer = encode(answered)
         except Exception:
             logger.exception("Could not answer another process's question: %s", question.verb)
-            answer = encode(Answer(number, asked, None, "Refusal", "Internal server error"))
+            answer = encode(Answer(answered.number, answered.process, None, "Refusal", "Internal server error"))
         # Logged where it happened; the asker's patience runs out.
         with suppress(Refusal):
             await self._trunk.send(process_address(question.asker), answer)
 
+    async def _answered(self, question: Question) -> Answer:
+        number, asked = question.number, question.answer_for or self._process
+        try:
+            value = await self._do(question.verb, question.audience, question.connection, question.arguments)
+            return Answer(number, asked, value)
+        except Refusal as refusal:
+            return Answer(number, asked, None, type(refusal).__name__, refusal.message)
+        except Exception:
+            logger.exception("Could not answer another process's question: %s", question.verb)
+            return Answer(number, asked, None, "Refusal", "Internal server error")
+
     async def _do(self, verb: str, audience: Audience, connection_id: str | None, arguments: dict[str, Any]) -> Any:
-        # One that is just arriving is neither here nor elsewhere; soon it will be.
-        for arrival in list(self._directory.arrivals.values()):
-            if arrival.id == connection_id or (connection_id is None and arrival.hub == audience.hub):
-                await arrival.settled.wait()
         if connection_id is None:
-            return await ANSWERS[verb](list(self._directory.meant(audience)), arguments)
+            return await self._do_for_all(verb, audience, arguments)
+        # One that is just arriving is neither here nor elsewhere; soon it will be.
+        if (arrival := self._directory.arrivals.get(connection_id)) is not None:
+            await arrival.settled.wait()
+            if connection_id not in self._directory.connections:
+                # It is where it was, or with whom else asked for it; or it has just ended.
+                raise Unavailable("The connection is changing its server; try again.")
         member = self._directory.connections.get(connection_id)
         if member is None or member.hub != audience.hub:
             raise _no_connection(connection_id)
         return await ANSWERS[verb]([member], arguments)
+
+    async def _do_for_all(self, verb: str, audience: Audience, arguments: dict[str, Any]) -> Any:
+        arriving = [arrival for arrival in self._directory.arrivals.values() if arrival.hub == audience.hub]
+        # At once: who goes elsewhere while the others arrive would be met by nobody.
+        value = await ANSWERS[verb](list(self._directory.meant(audience)), arguments)
+        for arrival in arriving:
+            await arrival.settled.wait()
+        arrived = {arrival.id for arrival in arriving}
+        if late := [member for member in self._directory.meant(audience) if member.id in arrived]:
+            more = await ANSWERS[verb](late, arguments)
+            # A number, or rows in order.
+            value = sorted([*value, *more]) if isinstance(value, list) else value + more
+        return value
 
 
 class _Open:

@@ -42,7 +42,7 @@ from hubs.messaging.peers import HELLO_SECS, Peers
 from hubs.messaging.probes import Probes
 from hubs.messaging.publishing import Publishing
 from hubs.messaging.questions import ANSWERS, Answering, Questions
-from hubs.messaging.tally import Tally
+from hubs.messaging.tally import NOTHING, Had, Tally
 from hubs.messaging.trunk import UNREACHABLE, Trunk
 from hubs.messaging.whereabouts import Whereabouts, new_process_name
 from hubs.protocols.codec import Outgoing
@@ -87,7 +87,7 @@ class Switchboard:
 
     async def stop(self) -> None:
         """Say goodbye, close the channel and end what still runs."""
-        await self._hearing.stop()
+        await self._hearing.stop(passes_on=len(self._whereabouts.notes) > 0)
 
     def others(self) -> set[str]:
         """The other processes that are not known to be dead."""
@@ -150,6 +150,10 @@ class Switchboard:
         """What members of this process have been given so far, by publishing process."""
         return self._publishing.taken()
 
+    def had(self, member: Member) -> dict[str, bytes]:
+        """What a connection that goes to another process has been given lately, there to be `Had`."""
+        return self._publishing.had(member)
+
     async def all_sent(self) -> None:
         """Wait until everything this process has published so far is on the layer and with local members."""
         await self._publishing.all_sent()
@@ -169,9 +173,9 @@ class Switchboard:
         await self.start()
         await self._handover.expect(arrival)
 
-    def adopt(self, arrival: Arrival, member: Member, moves: int) -> None:
+    def adopt(self, arrival: Arrival, member: Member, moves: int, had: Had = NOTHING) -> None:
         """The connection is here: make it reachable in the place of its arrival."""
-        self._handover.adopt(arrival, member, moves)
+        self._handover.adopt(arrival, member, moves, had)
 
     def unexpect(self, arrival: Arrival) -> None:
         """Collect no more for a connection, which is here or does not come."""

@@ -10,7 +10,8 @@ publication with the floor n has read all earlier ones that were for it, and nee
 single numbers from n upwards only. These are few: what one process sends at the same time.
 
 Numbers also name a publication that has to be repeated because nobody knows whom it reached: who has
-it already takes it no second time (`Recent`).
+it already takes it no second time. That is known of a process (`Recent`), and for a while of a connection that has
+come from another one (`Had`).
 
 All of this relies on one order for all processes, which one Redis gives; a layer that spreads its
 addresses over several hosts does not.
@@ -20,11 +21,12 @@ Pure: numbers in, answers out.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # Repetitions come within seconds.
-RECENT_NUMBERS = 10_000
+RECENT_RUNS = 2000
 
 
 class Tally:
@@ -52,25 +54,68 @@ class Tally:
 
 
 class Recent:
-    """The numbers that were read last from one publisher, each of them exactly."""
+    """The numbers that were read last from one publisher, each of them exactly, and in which order."""
 
-    __slots__ = ("_known", "_order")
+    __slots__ = ("_runs", "count")
 
-    def __init__(self) -> None:
-        self._order: deque[int] = deque()
-        self._known: set[int] = set()
+    def __init__(self, count: int = 0) -> None:
+        # So many were noted; a new one in the place of one that was forgotten counts on.
+        self.count = count
+        # Most follow each other: the first and last of a run, and the count when the first was noted.
+        self._runs: deque[list[int]] = deque(maxlen=RECENT_RUNS)
 
     def note(self, number: int) -> None:
-        """It was read; the oldest is forgotten when there are too many."""
-        if number in self._known:
-            return
-        self._known.add(number)
-        self._order.append(number)
-        if len(self._order) > RECENT_NUMBERS:
-            self._known.discard(self._order.popleft())
+        """It was read; the oldest are forgotten when there are too many."""
+        runs = self._runs
+        if runs and runs[-1][1] + 1 == number:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number, self.count])
+        self.count += 1
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._known
+    def has(self, number: int, since: int = 0) -> bool:
+        """Whether it was read, when so many had been noted or later."""
+        return any(first <= number <= last and at + number - first >= since for first, last, at in self._runs)
+
+    def packed(self, since: int = 0) -> bytes:
+        """Those that were noted since then, for `Had`."""
+        runs = array("Q")
+        for first, last, at in self._runs:
+            first += max(0, since - at)
+            if first <= last:
+                runs.extend((first, last))
+        return runs.tobytes()
+
+
+class Had:
+    """What a connection was given before it came here: by publisher, runs of numbers as `Recent` packs them."""
+
+    __slots__ = ("packed",)
+
+    def __init__(self, packed: Mapping[str, bytes]) -> None:
+        self.packed = dict(packed)
+
+    def __contains__(self, name: tuple[str, int]) -> bool:
+        process, number = name
+        runs = array("Q", self.packed.get(process, b""))
+        return any(first <= number <= last for first, last in zip(runs[::2], runs[1::2], strict=True))
+
+    def reaches(self, name: tuple[str, int]) -> bool:
+        """Whether what is known goes back so far. The tally knows of what is older, but also counts what never came."""
+        process, number = name
+        runs = array("Q", self.packed.get(process, b""))
+        return bool(runs) and number >= min(runs[::2])
+
+    def and_then(self, later: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Packed, with what it was given here."""
+        size = 2 * RECENT_RUNS * array("Q").itemsize
+        return {
+            process: (self.packed.get(process, b"") + later.get(process, b""))[-size:]
+            for process in {**self.packed, **later}
+        }
+
+
+NOTHING = Had({})
 
 
 class Departures:

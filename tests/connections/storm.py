@@ -23,7 +23,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -47,16 +47,22 @@ class Weather:
     deaths: int = 0
     silences: int = 0
     cuts: int = 0
-    # One process alone loses one of its connections to Redis. Others cannot know at once, so what is published just then
-    # may be missed there.
+    # One process alone loses one of its connections to Redis. Others cannot know at once, so what is published just
+    # then may be missed there.
     partings: int = 0
     # Whether clients try again elsewhere before they know what came of the last attempt.
     impatient: bool = False
     steps: int = 40
     messages: int = 12
 
+    @property
+    def may_refuse(self) -> bool:
+        """Whether there is a reason to refuse what clients send."""
+        return any((self.stalls, self.drains, self.deaths, self.silences, self.cuts, self.partings))
+
 
 WEATHERS = {
+    "fair": Weather(),
     "calm": Weather(stalls=6),
     "draining": Weather(stalls=4, drains=4),
     "deaths": Weather(stalls=4, drains=2, deaths=3),
@@ -127,8 +133,11 @@ class Person(Client):
         """Come back to a process, and say what was not answered."""
         self.home = process
         self.come_back(process)
-        for frame in self.waiting.values():
+        for ack_id, frame in self.waiting.items():
             self.socket.say(frame)
+            if self.storm.weather.may_refuse and ack_id in self.said:
+                # It may have been refused, and those behind it not.
+                self.said[ack_id].misplaced = True
 
     def look(self) -> None:
         """Note that the connection is lost, if it is."""
@@ -263,7 +272,7 @@ class Storm:
         self._tasks: list[asyncio.Task[Any]] = []
         self._streams: dict[Process, list[asyncio.Task[Any]]] = {}
         self._closings: list[asyncio.Task[Any]] = []
-        self._over = False
+        self._is_closed = self._over = False
         self.persons = [Person(self, f"p{number}", "uv"[number % 2]) for number in range(persons)]
         # One that is closed in the middle of it.
         self.victim = Person(self, "victim", "w")
@@ -319,13 +328,17 @@ class Storm:
         slow = self.world.redis.slow
         for kind in ("publishing", "subscribing"):
             for inwards in (True, False):
-                slow[process, kind, inwards] = self.dice.choice((0.0, 0.0, 0.003, 0.03, 0.3))
+                slow[process, kind, inwards] = self.dice.choice(
+                    (0.0, 0.0, 0.003, 0.03, 0.3 if self.weather.may_refuse else 0.1)
+                )
 
-    def _publish_in(self, process: Process) -> None:
+    def _publish_in(self, process: Process, starting: asyncio.Task[None] | None = None) -> None:
         ways = self.dice.sample(list(WAYS), 5)
-        self._streams[process] = [process.spawn(self._stream(process, name)) for name in ways]
+        self._streams[process] = [process.spawn(self._stream(process, name, starting)) for name in ways]
 
-    async def _stream(self, process: Process, name: str) -> None:
+    async def _stream(self, process: Process, name: str, starting: asyncio.Task[None] | None) -> None:
+        if starting is not None:
+            await asyncio.wait({starting})
         way, stream = WAYS[name], f"{process.name} {name}"
         under_way: set[asyncio.Task[None]] = set()
         for _ in range(self.weather.messages):
@@ -393,7 +406,7 @@ class Storm:
             person.try_again(process)
 
     def _fault(self) -> None:
-        weather, world, redis, number = self.weather, self.world, self.world.redis, self.dice.randrange(100)
+        weather, redis, number = self.weather, self.world.redis, self.dice.randrange(100)
         for count, fault in (
             (weather.stalls, self._stall),
             (weather.drains, self._drain),
@@ -407,7 +420,6 @@ class Storm:
                     fault()
                 return
             number -= count
-        del world
 
     def _stall(self) -> None:
         process = self.dice.choice(self.open_processes)
@@ -461,8 +473,9 @@ class Storm:
                 except Exception:
                     await asyncio.sleep(0.1)
 
-        self._tasks.append(process.spawn(start()))
-        self._publish_in(process)
+        starting = process.spawn(start())
+        self._tasks.append(starting)
+        self._publish_in(process, starting)
 
     def _silence(self) -> None:
         secs = self.dice.choice(SILENCES)
@@ -554,6 +567,7 @@ class Storm:
                         await operations.close_user(HUB, "w")
                     else:
                         await operations.close_connection(HUB, self.victim.id)
+                    self._is_closed = True
                     return
                 except NotFound:
                     if self.victim.lost is None and not self.disconnected[self.victim.id]:
@@ -620,7 +634,7 @@ class Storm:
         for client_id, count in self.disconnected.items():
             if count > 1:
                 problems.append(f"{client_id} ended {count} times")
-        if self._closings and all(task.done() for task in self._closings):
+        if self._is_closed:
             where = [
                 process.name
                 for process in self.world.processes

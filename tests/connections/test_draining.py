@@ -109,6 +109,37 @@ def test_what_waits_for_an_event_handler_is_waited_for(
     assert stuck.socket.closed is None
 
 
+@pytest.mark.parametrize("moved", ["before", "while it drains"])
+def test_a_handler_that_works_for_a_connection_that_has_moved_is_waited_for(
+    world: World, application: HubHandlers, webpubsub: WebPubSub, moved: str
+) -> None:
+    webpubsub(DRAIN_SECS=30)
+
+    @application.on_event("slow")
+    async def slow(request: UserEventRequest) -> str:
+        await asyncio.sleep(request.data)
+        return "done"
+
+    a, b = world.processes
+    client, stuck = _clients(world, 2, application.hub)
+    for each, secs in ((client, 8), (stuck, 60)):
+        each.socket.say({"type": "event", "event": "slow", "dataType": "json", "data": secs, "ackId": 1})
+    world.pass_time(0.1)
+    done = _start(world) if moved != "before" else None
+    for each in (client, stuck):
+        each.socket.lose()
+        each.recover(b)
+    assert a.board.members() == []
+    done = done or _start(world)
+    world.pass_time(5)
+    assert not done()
+    world.pass_time(5)
+    assert [frame["ackId"] for frame in client.socket.frames if frame["type"] == "ack"] == [1]
+    # For the other one, as long as for anybody.
+    assert not done()
+    world.until(done, limit=21)
+
+
 def test_who_was_away_before_is_kept_for_its_client(world: World, webpubsub: WebPubSub) -> None:
     webpubsub(DRAIN_SECS=20)
     a, b = world.processes

@@ -109,7 +109,7 @@ def test_each_message_arrives_once_and_in_order(seed: int) -> None:
 
 def test_each_message_arrives_once_and_in_order_over_redis(redis_server: Redis) -> None:
     with RedisWorld(redis_server.url, processes=3) as world:
-        _restless(world, random.Random(0), messages=15)
+        _restless(world, random.Random(0), messages=6)
 
 
 def _restless(world: World, dice: random.Random, *, messages: int) -> None:
@@ -754,6 +754,123 @@ def test_a_frame_whose_connection_is_gone_when_it_is_answered(world: World, slow
     world.settle()
     slow.go_on = True
     world.settle()
+
+
+def test_an_answer_given_while_the_others_cannot_be_reached_comes_when_they_can(world: World, slow: Slow) -> None:
+    """The handler has done its work: what it said must not be lost, nor be a reason to call it again."""
+    a, b, _ = world.processes
+    client = Client(world, slow.hub)
+    frame = {"type": "event", "event": "slow", "dataType": "text", "data": "x", "ackId": 1}
+    client.connect(a, "g").say(frame)
+    world.until(lambda: slow.begun)
+    client.socket.lose()
+    new = client.recover(b)
+    new.say(frame)
+
+    async def fail(address: str) -> None:
+        raise Broken
+
+    a.board._trunk.layer.before = fail
+    slow.go_on = True
+    world.pass_time(15)
+    assert client.texts == []
+    a.board._trunk.layer.before = None
+    world.until(lambda: sum("ackId" in frame for frame in new.frames) == 2)
+    first, second = (frame for frame in new.frames if "ackId" in frame)
+    assert (first["success"], second["error"]["name"]) == (True, "Duplicate")
+    assert (slow.begun, client.texts) == (1, ["answer"])
+
+
+def test_what_some_got_before_the_move_they_get_no_second_time(world: World) -> None:
+    a, b, c = world.processes
+    publisher, near, far = (Client(world, "chat", user_id=name) for name in "pnf")
+    old = publisher.connect(a)
+    near.connect(a, "g")
+    far.connect(c, "g")
+    world.settle()
+    held: list[str] = []
+
+    async def fail_later(address: str) -> None:
+        if address == group_address("chat", "g"):
+            held.append(address)
+            await asyncio.sleep(2)
+            raise Broken
+
+    a.board._trunk.layer.after = fail_later
+    a.board._trunk.layer.one_by_one = False
+    frame = {"type": "sendToGroup", "group": "g", "dataType": "text", "data": "1", "ackId": 1}
+    old.say(frame)
+    world.until(lambda: held)
+    old.lose()
+    new = publisher.recover(b)
+    new.say(frame)
+    # It failed where it was published, after the connection had gone; and so the client says it again.
+    world.until(lambda: any(frame.get("ackId") == 1 for frame in new.frames))
+    a.board._trunk.layer.after = None
+    world.settle()
+    new.say(frame)
+    world.until(lambda: new.frames[-1].get("success"))
+    world.settle()
+    assert (near.texts, far.texts) == (["1"], ["1"])
+
+
+def test_its_home_stops_while_it_moves(world: World) -> None:
+    a, b, c = world.processes
+    client = Client(world, "chat")
+    client.connect(a, "g").lose()
+    client.recover(c).lose()
+    world.settle()
+
+    async def stop_home() -> None:
+        # It has passed the question on, and says goodbye before it is answered.
+        stopping = a.spawn(a.board.stop())
+        while not stopping.done():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+
+    _during(world, c, recovery.HAND_OVER, 2, stop_home)
+    client.recover(b)
+    assert client.at(b)
+    _group(b, "1")
+    client.hears("1")
+    a.die()
+
+
+def test_what_a_process_has_begun_for_connections_that_are_elsewhere_is_known(world: World, slow: Slow) -> None:
+    a, b, _ = world.processes
+    client = Client(world, slow.hub)
+
+    async def under_way() -> int:
+        return recovery.under_way()
+
+    client.connect(a, "g").say({"type": "event", "event": "slow", "dataType": "text", "data": "x", "ackId": 1})
+    world.until(lambda: slow.begun)
+    assert a.run(under_way()) == 0
+    client.socket.lose()
+    new = client.come_back(b)
+    world.until(lambda: b.run(under_way()) == 1)
+    world.until(lambda: new.accepted is not None and client.at(b))
+    assert (a.run(under_way()), b.run(under_way())) == (1, 0)
+    slow.go_on = True
+    client.hears("answer")
+    world.until(lambda: a.run(under_way()) == 0)
+
+
+def test_a_socket_that_failed_and_was_not_heard_of_yet_keeps_no_client_out(world: World) -> None:
+    """The server says so only when it is asked for more, and nobody asks while a frame is being handled."""
+    a, *_ = world.processes
+    client = Client(world, "chat")
+    old = client.connect(a, "g")
+    world.settle()
+    a.board._trunk.layer.slow_to_confirm = 5
+    old.say({"type": "sendToGroup", "group": "g", "dataType": "text", "data": "1", "ackId": 1})
+    client.hears("1")
+    old.lose()
+    _group(world.processes[1], "2")
+    world.pass_time(0.5)
+    client.recover(a)
+    client.hears("2")
+    assert client.texts == ["1", "2"]
 
 
 # Whatever step fails

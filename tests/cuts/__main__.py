@@ -75,6 +75,12 @@ def _arguments() -> argparse.Namespace:
         "--publishers", type=_whole(1, MAX_PEOPLE), default=usual.publishers, help="who sends (default: %(default)s)"
     )
     parser.add_argument(
+        "--senders",
+        type=_whole(0, MAX_PEOPLE),
+        default=usual.senders,
+        help="who sends by REST, by turns in all ways (default: %(default)s)",
+    )
+    parser.add_argument(
         "--seconds", type=_number(1, MAX_SECONDS), default=usual.seconds, help="how long (default: %(default)g)"
     )
     parser.add_argument(
@@ -107,7 +113,7 @@ def _arguments() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     away_secs = 1.5 * arguments.cut_for + 2 * usual.pace.retry_secs
-    if arguments.publishers * arguments.rate * away_secs > MOST_MESSAGES_AWAY:
+    if (arguments.publishers + arguments.senders) * arguments.rate * away_secs > MOST_MESSAGES_AWAY:
         parser.error("a client that is away would miss more than its buffer holds: lower --rate or --cut-for")
     return arguments
 
@@ -128,6 +134,8 @@ def _table(rows: list[Outcome], arguments: argparse.Namespace) -> Table:
         ("recoveries", lambda row: row.recoveries),
         ("  on another worker", lambda row: row.elsewhere),
         ("messages sent", lambda row: row.sent),
+        ("  of them by REST", lambda row: row.sent_by_rest),
+        ("  refused by REST", lambda row: row.refused_by_rest),
         ("  acknowledged", lambda row: row.acknowledged),
         ("deliveries expected", lambda row: row.verdict.expected),
         ("  got", lambda row: row.verdict.delivered),
@@ -158,6 +166,7 @@ def main() -> int:
     plan = Plan(
         clients=arguments.clients,
         publishers=arguments.publishers,
+        senders=arguments.senders,
         seconds=arguments.seconds,
         rate=arguments.rate,
         cut_every_secs=arguments.cut_every,

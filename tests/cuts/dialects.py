@@ -39,7 +39,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A message from a group; without a sequence id on a subprotocol that is not reliable."""
+    """A message from a group or from the server; without a sequence id on a subprotocol that is not reliable."""
 
     sequence_id: int | None
     text: str
@@ -90,7 +90,7 @@ class Json:
     def read(self, message: bytes) -> Heard:
         frame = json.loads(message)
         match frame:
-            case {"type": "message", "from": "group", "data": str() as text}:
+            case {"type": "message", "from": "group" | "server", "data": str() as text}:
                 return Data(frame.get("sequenceId"), text)
             case {"type": "ack", "ackId": int() as ack_id, "success": success}:
                 return Ack(ack_id, None if success else frame["error"]["name"])

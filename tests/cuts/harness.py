@@ -1,13 +1,13 @@
 """The experiment: many reliable clients whose connections are cut all the time, and nothing may be missing.
 
 An audience of reliable clients is in all groups. Publishers, reliable as well, send them numbered
-messages at a steady pace. Every one of them comes through a proxy route of its own, and bad weather
-cuts each route at random: mostly the connection is reset and nobody gets through for a while; now and
-then it goes silent instead, neither side learns of it, and the client lets go of it by itself after
-a while, so that the service still believes in the old socket when the client comes back. Half of the
-silent ones are so in one direction only: the service hears the client and does what it asks, and the
-client, which never learns, asks again. Where there are several workers, the client comes back to any
-of them.
+messages at a steady pace, and so do servers by REST, in all the ways there are (senders.py). Every client
+comes through a proxy route of its own, and bad weather cuts each route at random: mostly the connection is
+reset and nobody gets through for a while; now and then it goes silent instead, neither side learns of it, and
+the client lets go of it by itself after a while, so that the service still believes in the old socket when the
+client comes back. Half of the silent ones are so in one direction only: the service hears the client and does
+what it asks, and the client, which never learns, asks again. Where there are several workers, the client comes
+back to any of them.
 
 When the time is over the weather clears. Once every message has been acknowledged, each publisher
 sends a last one; when a member has all the last ones and the answer to a ping behind them,
@@ -32,6 +32,7 @@ from pathlib import Path
 from tests.cuts.accounts import Verdict, judge, mark
 from tests.cuts.client import Gone, Pace, ReliableClient
 from tests.cuts.dialects import DIALECTS
+from tests.cuts.senders import AUDIENCE, WAYS, Sender
 from tests.proxy import CuttingProxy, Route
 from tests.running import Redis, Service
 from tests.service.client import Target
@@ -45,6 +46,8 @@ class Plan:
 
     clients: int = 200
     publishers: int = 20
+    # Servers that publish by REST, by turns in all the ways there are.
+    senders: int = 6
     seconds: float = 120.0
     # Messages a second of each publisher, to all members.
     rate: float = 2.0
@@ -75,6 +78,9 @@ class Outcome:
     sent: int
     acknowledged: int
     refused: int
+    # Of those by REST: sent, and answered with 503, which claims nothing.
+    sent_by_rest: int
+    refused_by_rest: int
     skipped: int
     verdict: Verdict
     # Why connections were lost for good, one entry for each.
@@ -92,7 +98,7 @@ class Outcome:
             (self.verdict.out_of_order, "deliveries out of order"),
             (self.verdict.strange, "deliveries of messages that nobody sent"),
             (self.skipped, "sequence ids skipped"),
-            (self.sent - self.acknowledged, "messages not acknowledged"),
+            (self.sent - self.acknowledged - self.refused_by_rest, "messages not acknowledged"),
             (self.refused, "messages refused"),
             (self.restless, "members that did not come to rest"),
             (self.tracebacks, "tracebacks in the service's logs"),
@@ -292,15 +298,30 @@ class Experiment:
             dialect = DIALECTS[plan.dialects[index % len(plan.dialects)]]
             route = proxy.route(name)
             return Person(
-                name, ReliableClient(target.url(user=name), route.port, dialect, plan.pace), route, ports, plan
+                name,
+                ReliableClient(
+                    target.url(user=AUDIENCE if name.startswith("member") else name), route.port, dialect, plan.pace
+                ),
+                route,
+                ports,
+                plan,
             )
 
-        self._members = [Member(person(f"member-{index}", index), plan.publishers) for index in range(plan.clients)]
+        streams = plan.publishers + plan.senders
+        self._members = [Member(person(f"member-{index}", index), streams) for index in range(plan.clients)]
         self._publishers = [
             Publisher(person(f"publisher-{index}", index), index, plan) for index in range(plan.publishers)
         ]
+        self._senders = [
+            Sender(plan.publishers + index, WAYS[index % len(WAYS)], services, self._connections, plan.seed)
+            for index in range(plan.senders)
+        ]
         self._people = [one.person for one in (*self._members, *self._publishers)]
+        self._streams: list[Publisher | Sender] = [*self._publishers, *self._senders]
         self._restless = 0
+
+    def _connections(self) -> list[str]:
+        return [member.person.client.connection_id for member in self._members]
 
     async def run(self) -> Outcome:
         """Connect, send in bad weather, wait until all is quiet, and make the accounts."""
@@ -344,7 +365,10 @@ class Experiment:
                 for person in self._people:
                     storm.create_task(person.endure(over))
             try:
-                await asyncio.gather(*(publisher.publish() for publisher in self._publishers))
+                await asyncio.gather(
+                    *(publisher.publish() for publisher in self._publishers),
+                    *(sender.publish(self._plan.seconds, self._plan.rate) for sender in self._senders),
+                )
             finally:
                 over.set()
 
@@ -358,7 +382,9 @@ class Experiment:
                     publisher.send()
                 for publisher in self._publishers:
                     await publisher.settled()
-        last = [max(publisher.acknowledged, default=0) for publisher in self._publishers]
+                for sender in self._senders:
+                    await sender.last()
+        last = [max(stream.acknowledged, default=0) for stream in self._streams]
 
         async def rest(member: Member) -> None:
             try:
@@ -372,9 +398,10 @@ class Experiment:
     def _outcome(self, failures: tuple[str, ...], seconds: float) -> Outcome:
         clients = [person.client for person in self._people]
         verdict = judge(
-            [publisher.sent for publisher in self._publishers],
-            [publisher.acknowledged for publisher in self._publishers],
+            [stream.sent for stream in self._streams],
+            [stream.acknowledged for stream in self._streams],
             (member.transcript for member in self._members),
+            {sender.index for sender in self._senders if not sender.ordered},
         )
         return Outcome(
             workers=len(self._services),
@@ -383,9 +410,11 @@ class Experiment:
             recoveries=sum(client.recoveries for client in clients),
             elsewhere=sum(person.elsewhere for person in self._people),
             replayed=sum(client.replayed for client in clients),
-            sent=sum(publisher.sent for publisher in self._publishers),
-            acknowledged=sum(len(publisher.acknowledged) for publisher in self._publishers),
+            sent=sum(stream.sent for stream in self._streams),
+            acknowledged=sum(len(stream.acknowledged) for stream in self._streams),
             refused=sum(publisher.refused for publisher in self._publishers),
+            sent_by_rest=sum(sender.sent for sender in self._senders),
+            refused_by_rest=sum(sender.refused for sender in self._senders),
             skipped=sum(client.skipped for client in clients),
             verdict=verdict,
             failures=failures,

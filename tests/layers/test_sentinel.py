@@ -114,6 +114,10 @@ async def test_the_service_configured_for_sentinel(sentinel: int, master: Redis,
         await client.config_set("requirepass", "p@ss")
     async with Client(port=sentinel) as client:
         await client.execute_command("SENTINEL", "SET", "Main", "auth-pass", "p@ss")
+        async with asyncio.timeout(PATIENCE):
+            # Until it has been let in with that it names no master.
+            while (await client.sentinel_master("Main"))["flags"] != "master":
+                await asyncio.sleep(0.05)
     env = {
         "REDIS_URL": "redis://:p%40ss@Main/1",
         "REDIS_SENTINELS": f"127.0.0.1:{free_port()},127.0.0.1:{sentinel}",

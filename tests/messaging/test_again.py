@@ -6,7 +6,7 @@ import pytest
 
 from hubs.errors import Unavailable
 from hubs.messaging.switchboard import Switchboard
-from hubs.messaging.tally import RECENT_NUMBERS, Recent
+from hubs.messaging.tally import RECENT_RUNS, Had, Recent
 from tests.messaging.conftest import Client, Processes, line_of, publication, soon
 from tests.messaging.processes import trusts_all
 
@@ -73,8 +73,40 @@ async def test_all_or_nobody_needs_no_name(process: Processes) -> None:
 
 def test_the_oldest_numbers_are_forgotten() -> None:
     recent = Recent()
-    for number in range(RECENT_NUMBERS + 1):
+    # None follows another.
+    for number in range(0, 2 * RECENT_RUNS + 2, 2):
         recent.note(number)
+    assert not recent.has(0)
+    assert all(recent.has(number) for number in range(2, 2 * RECENT_RUNS + 2, 2))
+    assert not any(recent.has(number) for number in range(1, 2 * RECENT_RUNS + 2, 2))
+
+
+def test_numbers_that_follow_one_another_take_no_room() -> None:
+    recent = Recent()
+    for number in range(1, 100_000):
         recent.note(number)
-    assert 0 not in recent
-    assert all(number in recent for number in range(1, RECENT_NUMBERS + 1))
+    assert all(map(recent.has, (1, 5_000, 99_999)))
+    assert not recent.has(100_000)
+    assert len(recent.packed()) == 16
+
+
+def test_what_was_read_is_known_from_a_moment_on() -> None:
+    recent = Recent()
+    for number in (1, 2, 3, 7, 8):
+        recent.note(number)
+    before = recent.count
+    for number in (9, 4, 5):
+        recent.note(number)
+    assert [number for number in range(1, 10) if recent.has(number, before)] == [4, 5, 9]
+    had = Had({"p": recent.packed(before)})
+    assert [number for number in range(1, 10) if ("p", number) in had] == [4, 5, 9]
+    assert ("q", 4) not in had
+
+
+def test_what_a_connection_had_goes_on_from_process_to_process() -> None:
+    first, second = Recent(), Recent()
+    first.note(1)
+    second.note(2)
+    had = Had(Had({"p": first.packed(), "q": first.packed()}).and_then({"p": second.packed()}))
+    assert [("p", 1) in had, ("p", 2) in had, ("q", 1) in had, ("q", 2) in had] == [True, True, True, False]
+    assert [had.reaches(name) for name in (("p", 1), ("p", 0), ("r", 1))] == [True, False, False]
