@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import figures
-from bench.machine import Usage, disturbed, interruptible, take_cores
+from bench.machine import Usage, disturbed, interruptible, take_cores, unless_interrupted
 from bench.servers import PROBLEMS
 
 MAX_ROUNDS = 100
@@ -130,9 +130,11 @@ def main(kind: type[Bench], argv: Sequence[str] | None = None) -> int:
     bench = kind(options)
     interrupted = False
     try:
-        bench.measure()
-    except PROBLEMS as problem:
-        bench.failures.append(str(problem))
+        try:
+            bench.measure()
+        except PROBLEMS as problem:
+            unless_interrupted(problem)
+            bench.failures.append(str(problem))
     except KeyboardInterrupt:
         interrupted = True
         console.print("Interrupted; the servers are stopped. What was measured so far:")

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -113,6 +114,15 @@ def need_files(connections: int) -> None:
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+_came = threading.Event()
+
+
+def unless_interrupted(problem: Exception) -> None:
+    """What fails after an interruption failed because of it. Raises KeyboardInterrupt."""
+    if _came.is_set():
+        raise KeyboardInterrupt from problem
+
+
 def interruptible() -> None:
     """Make Ctrl-C, SIGTERM and a closed terminal end us past every `finally` that stops a server."""
 
@@ -120,6 +130,7 @@ def interruptible() -> None:
         # Once is enough: whoever is impatient must not leave processes behind.
         for ending in _ENDING:
             signal.signal(ending, signal.SIG_IGN)
+        _came.set()
         raise KeyboardInterrupt
 
     # A shell starts its background jobs with Ctrl-C ignored; servers must not outlive us there either.

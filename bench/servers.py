@@ -28,7 +28,7 @@ import uvloop
 
 from bench.clients import Door
 from bench.contestants import MANAGE, Command, Contestant, nchan
-from bench.machine import CannotStart, cpu_secs, end_tree, on_core, uninterrupted
+from bench.machine import CannotStart, cpu_secs, end_tree, on_core, uninterrupted, unless_interrupted
 from bench.wire import Unexpected
 
 START_SECS = 60.0
@@ -297,6 +297,7 @@ class Field:
                 try:
                     self._servers.append(own.enter_context(Server(contestant, self._core)))
                 except PROBLEMS as problem:
+                    unless_interrupted(problem)
                     self._failures.append(str(problem))
                 else:
                     self._up[contestant.name] = own
@@ -316,8 +317,10 @@ class Field:
         try:
             uvloop.run(measurement)
         except Wrong as problem:
+            unless_interrupted(problem)
             self._failures.append(str(problem))
         except PROBLEMS as problem:
+            unless_interrupted(problem)
             # While its log is still there.
             wrote = server.log_end() or "(nothing)"
             self._failures.append(f"{title}: {problem}. It takes no further part. It wrote:\n{wrote}")

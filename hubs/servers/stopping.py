@@ -4,7 +4,8 @@ uvicorn closes everything at once when it is told to stop. A service of several 
 clients: some go a little earlier than others, and each finds what it asked for done. In turn:
 
     nobody is accepted any more         who was accepted a moment ago is still let in
-    handshakes are refused with 503     and HTTP connections end with their request
+    handshakes are refused with 503     and HTTP connections end with their request; those that have begun
+                                        are answered, if that does not take long
     the application drains              it parts with its clients as it sees fit
     handshakes that still wait          are refused with 503, too
     uvicorn's own shutdown              whatever is left is closed, and ends when its client has answered, or a
@@ -35,8 +36,11 @@ Drain = Callable[[int], Awaitable[None]]
 Application = Callable[..., Awaitable[None]]
 
 # How long a client that was accepted may take to say what it wants. What it said is usually there already.
-NEWCOMER_SECS = 0.5
+NEWCOMER_SECS = 1.0
 LOOK_SECS = 0.05
+
+# How long handshakes that have begun may take before the others part.
+ANSWERING_SECS = 2.0
 
 STOPPING = b"The service is stopping. Try again."
 
@@ -127,6 +131,8 @@ class StoppingServer(Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpToolsProtocol) and not _is_new(connection):
                 connection.shutdown()
+        # Those who were let in just now get in, and go with the others; unless it takes an event handler's time.
+        await self._until(lambda: not self._door.is_busy, ANSWERING_SECS)
         if self._drain is not None:
             await self._drain(self._stopping_too)
         self._door.turn_away()
@@ -170,8 +176,13 @@ class _Door:
         """Let no WebSocket in any more."""
         self._closed = True
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a handshake is being answered."""
+        return bool(self._waiting)
+
     def turn_away(self) -> None:
-        """Nor those whose handshakes still wait; perhaps for an event handler that takes its time."""
+        """Let those not in either whose handshakes still wait; perhaps for an event handler that takes its time."""
         for handshake in self._waiting:
             handshake.cancel()
 
