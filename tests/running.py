@@ -1,13 +1,17 @@
 """Real servers for the tests: our own in a process of its own, Redis, Chromium.
 
 A `Service` is what a user gets from `make run`, started with the same commands on a free port and
-an empty data directory. Nothing here knows the inside of the service.
+an empty data directory. In a test run the commands that set it up run once; others get a copy of what
+they left. Nothing here knows the inside of the service.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -17,8 +21,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,18 +50,32 @@ _OURS = (
     "WORKERS",
     "DRAIN_PER_SEC",
     "DRAIN_SECS",
+    "WORKER_SILENCE_SECS",
 )
+
+# What decides what is in a data directory once it is set up. Without these, all are alike but for keys and passwords.
+_SHAPING = {"DATABASE_URL", "SECRET_KEY", "ADMIN_USERNAME", "ADMIN_PASSWORD", "DEFAULT_HUB"}
+
+
+# Below those that the system gives to outgoing connections, of which one could be in the way a moment later.
+_PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nothing listens on, and that is not likely to be given to anybody else."""
+    while True:
+        # Not by `random`, which begins each test with the same numbers in all processes of a test run.
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Service:
     """One running server process of ours."""
+
+    # Where a test run keeps a data directory that was set up once, to copy; None: each is set up for itself.
+    prepared: ClassVar[Path | None] = None
 
     def __init__(self, data_dir: Path, *, server: str = "uvicorn", env: Mapping[str, str] | None = None) -> None:
         self.server = server
@@ -75,6 +95,7 @@ class Service:
             "DRAIN_SECS": "2",
         }
         self.env |= dict(env or {})
+        self._alike = not _SHAPING & set(env or {})
         self.log = data_dir / f"{server}-{self.port}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -105,14 +126,44 @@ class Service:
 
     def set_up(self) -> Service:
         """Migrate and create the first hub, keys and admin, as `make run` does."""
-        self.manage("migrate", "--verbosity", "0")
-        self.bootstrap_output = self.manage("bootstrap").stdout
+        if self.prepared is not None and self._alike:
+            self._set_up_from(self.prepared)
+        else:
+            self._set_up_here()
         return self
 
-    @property
+    def _set_up_here(self) -> None:
+        self.manage("migrate", "--verbosity", "0")
+        printed = self.manage("bootstrap").stdout
+        self.connection_string = next(line for line in printed.splitlines() if line.startswith("Endpoint="))
+
+    def _set_up_from(self, prepared: Path) -> None:
+        """Copy a data directory that was set up. The first to come, in whatever process, makes it."""
+        data, notes = prepared / "data", prepared / "notes.json"
+        prepared.mkdir(exist_ok=True)
+        with (prepared / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not notes.exists():
+                shutil.rmtree(data, ignore_errors=True)
+                data.mkdir()
+                first = Service(data)
+                first._set_up_here()
+                notes.write_text(json.dumps([first.endpoint, first.connection_string, first.admin_token]))
+        endpoint, connection_string, self.admin_token = json.loads(notes.read_text())
+        self.connection_string = connection_string.replace(endpoint, self.env["PUBLIC_ENDPOINT"])
+        shutil.copytree(data, self.data_dir, dirs_exist_ok=True)
+
+    @cached_property
     def connection_string(self) -> str:
-        """The primary connection string."""
+        """The primary connection string, as it was when the service was set up."""
         return str(self.manage_json("key", "show")["primaryConnectionString"])
+
+    @cached_property
+    def admin_token(self) -> str:
+        """An API token of the administrator's."""
+        found = re.search(r"[0-9a-f]{40}", self.manage("drf_create_token", "admin").stdout)
+        assert found is not None
+        return found[0]
 
     # Starting and stopping
 

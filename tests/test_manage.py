@@ -37,8 +37,7 @@ def test_bad_configuration(tmp_path: Path, name: str, value: str, advice: str) -
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     import socket
 
-    service = Service(tmp_path)
-    service.manage("migrate", "--verbosity", "0")
+    service = Service(tmp_path).set_up()
     with socket.socket() as other:
         other.bind(("127.0.0.1", service.port))
         other.listen()
@@ -54,8 +53,7 @@ def test_a_port_of_workers_in_use_is_said(tmp_path: Path, redis_server: Redis) -
     """Their sockets share a port with each other; with another program's that shares its own, too, they do not."""
     import socket
 
-    service = Service(tmp_path, env={"WORKERS": "2", "REDIS_URL": redis_server.url})
-    service.manage("migrate", "--verbosity", "0")
+    service = Service(tmp_path, env={"WORKERS": "2", "REDIS_URL": redis_server.url}).set_up()
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", service.port))

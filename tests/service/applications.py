@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
+import time
 import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,11 @@ class Application(WebhookServer):
         return events
 
 
+def handler_at(url: str, *system: str, events: str = "") -> HandlerSettings:
+    """Whoever is at this address, as one of a hub's event handlers in the management API."""
+    return {"urlTemplate": f"{url}/{{event}}", "systemEvents": list(system), "userEventPattern": events}
+
+
 class Gate:
     """An answer that waits until it is opened."""
 
@@ -118,9 +125,7 @@ class Staff:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        token = re.search(r"[0-9a-f]{40}", service.manage("drf_create_token", "admin").stdout)
-        assert token is not None
-        self._headers = {"Authorization": f"Token {token[0]}", "Content-Type": "application/json"}
+        self._headers = {"Authorization": f"Token {service.admin_token}", "Content-Type": "application/json"}
 
     def _call(self, method: str, path: str, body: Any) -> Any:
         url = f"{self.service.endpoint}/manage/api{path}"
@@ -135,23 +140,29 @@ class Staff:
     async def set(self, hub: str, *handlers: Mapping[str, Any], **properties: Any) -> None:
         """Give a hub these event handlers, in this order, and no other settings than `properties`."""
         body = {"properties": {"eventHandlers": list(handlers), **properties}}
-        await asyncio.to_thread(self._call, "PUT", f"/hubs/{hub}", body)
+        await self.call("PUT", f"/hubs/{hub}", body)
+
+    async def call(self, method: str, path: str, body: Any) -> Any:
+        """Call the management API; gives its answer."""
+        return await asyncio.to_thread(self._call, method, path, body)
 
     def calls(self, hub: str, number: int) -> list[dict[str, Any]]:
-        """What the admin's list of calls has about a hub once there are so many: oldest first."""
-        found = self.service.python(
-            "import json, time\n"
-            "from hubs.models import HandlerCall\n"
-            "fields = ('event', 'handler', 'outcome', 'status', 'attempts', 'problem')\n"
-            f"calls = HandlerCall.objects.filter(hub={hub!r}).order_by('pk').values(*fields)\n"
-            f"deadline = time.monotonic() + {PATIENCE}\n"
-            # They are written about once a second.
-            f"while calls.count() < {number} and time.monotonic() < deadline: time.sleep(0.05)\n"
-            "print(json.dumps(list(calls)))"
-        )
-        calls: list[dict[str, Any]] = json.loads(found)
+        """What is recorded of calls about a hub, of which there are so many: oldest first."""
+        calls = recorded(self.service, hub, number)
         assert len(calls) == number, calls
         return calls
+
+
+def recorded(service: Service, hub: str, number: int = 1) -> list[dict[str, Any]]:
+    """What is recorded of calls about a hub once there are so many: oldest first."""
+    fields = ("event", "handler", "outcome", "status", "attempts", "problem")
+    query = f"SELECT {', '.join(fields)} FROM hubs_handlercall WHERE hub = ? ORDER BY id"
+    deadline = time.monotonic() + PATIENCE
+    # Read beside the service, which writes them about once a second.
+    with closing(sqlite3.connect(service.data_dir / "db.sqlite3")) as database:
+        while len(rows := database.execute(query, [hub]).fetchall()) < number and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return [dict(zip(fields, row, strict=True)) for row in rows]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.running import PATIENCE, Service
+from tests.service.applications import Staff
 from tests.service.client import JSON, Client, Target, answered, group_message, ok, opened, refused
 
 Unique = Callable[[str], str]
@@ -50,14 +51,13 @@ async def test_line_02_secondary_key_and_rotated_out_key(live_service: Service, 
     keys = await asyncio.to_thread(live_service.manage_json, "key", "show")
     assert await _opens(target, target.token(key=keys["secondaryKey"]))
     async with opened(target.url(user="stays"), JSON) as client:
-        await asyncio.to_thread(live_service.manage, "webpubsub", "key", "regenerate", "--key", "secondary")
+        fresh = await asyncio.to_thread(live_service.manage_json, "key", "regenerate", "--key", "secondary")
         async with asyncio.timeout(PATIENCE):
             while await _opens(target, target.token(key=keys["secondaryKey"])):
                 await asyncio.sleep(0.05)
         # The other key and the connections that are open go on as before.
         assert await _opens(target, target.token())
         await client.barrier()
-    fresh = await asyncio.to_thread(live_service.manage_json, "key", "show")
     assert fresh["primaryKey"] == keys["primaryKey"]
     assert await _opens(target, target.token(key=fresh["secondaryKey"]))
 
@@ -276,13 +276,10 @@ async def test_line_27_a_generated_token_opens_a_connection(target: Target) -> N
 
 
 async def test_a_key_limited_to_one_hub_opens_that_hub_only(live_service: Service, target: Target) -> None:
-    def make() -> str:
-        live_service.manage("webpubsub", "hub", "create", "--name", "limited")
-        return live_service.python(
-            "from hubs.models import *\nprint(AccessKey.objects.ensure_pair(Hub.objects.get(name='limited'))[0].text)"
-        )
-
-    key = await asyncio.to_thread(make)
+    staff = Staff(live_service)
+    await staff.set("limited")
+    made = await staff.call("POST", "/hubs/limited/regenerateKey", {"keyType": "Primary"})
+    key = made["primaryKey"]
     async with asyncio.timeout(PATIENCE):
         while not await _opens(target, target.token("limited", key=key), "limited"):
             await asyncio.sleep(0.05)
@@ -291,9 +288,7 @@ async def test_a_key_limited_to_one_hub_opens_that_hub_only(live_service: Servic
 
 
 async def test_anonymous_connections_where_the_hub_allows_them(live_service: Service, target: Target) -> None:
-    await asyncio.to_thread(
-        live_service.manage, "webpubsub", "hub", "create", "--name", "open", "--allow-anonymous", "true"
-    )
+    await Staff(live_service).set("open", anonymousConnectPolicy="allow")
     async with asyncio.timeout(PATIENCE):
         while await answered(target.address("open"), JSON) != 101:
             await asyncio.sleep(0.05)

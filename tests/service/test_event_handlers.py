@@ -92,17 +92,6 @@ def target(service: Service) -> Target:
 
 
 @pytest.fixture
-def hub(unique: Unique) -> str:
-    return unique("hub").replace("-", "")
-
-
-@pytest.fixture
-async def app() -> AsyncIterator[Application]:
-    async with running_application() as application:
-        yield application
-
-
-@pytest.fixture
 async def other() -> AsyncIterator[Application]:
     """Another application."""
     async with running_application() as application:

@@ -94,11 +94,10 @@ class Pair:
 
     def __post_init__(self) -> None:
         self.staff = Staff(self.first)
-        self.look_up()
+        self.use(self.first.connection_string)
 
-    def look_up(self) -> None:
-        """Learn the connection string, as it is now."""
-        whole = self.first.connection_string
+    def use(self, whole: str) -> None:
+        """Reach both with this connection string, which names the first."""
         self.one, self.other = Target(whole), Target(whole.replace(self.first.endpoint, self.second.endpoint))
 
 
@@ -551,8 +550,8 @@ async def test_keys_changed_by_the_command_line(pair: Pair) -> None:
     for target in old:
         await in_force((101, 404), uses(target))
     async with opened(pair.other.url(), JSON) as client:
-        await asyncio.to_thread(pair.first.manage, "webpubsub", "key", "regenerate", "--key-type", "primary")
-        await asyncio.to_thread(pair.look_up)
+        shown = await asyncio.to_thread(pair.first.manage_json, "key", "regenerate", "--key-type", "primary")
+        pair.use(shown["primaryConnectionString"])
         assert pair.one.key != old[0].key
         for target in (pair.one, pair.other):
             await in_force((101, 404), uses(target))

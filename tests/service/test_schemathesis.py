@@ -18,7 +18,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.running import PATIENCE, ROOT, Service
+from tests.running import PATIENCE, ROOT
+from tests.service.client import Target
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -31,9 +32,8 @@ description = schemathesis.openapi.from_path(ROOT / "docs/openapi/data-plane.jso
 class Signing(requests.auth.AuthBase):
     """Signs a token for the URL that is going to be called."""
 
-    def __init__(self, connection_string: str) -> None:
-        parts = dict(part.split("=", 1) for part in connection_string.split(";") if part)
-        self._key = parts["AccessKey"]
+    def __init__(self, key: str) -> None:
+        self._key = key
 
     def __call__(self, request: Any) -> Any:
         claims = {"aud": request.url, "exp": int(time.time()) + 60}
@@ -42,18 +42,20 @@ class Signing(requests.auth.AuthBase):
 
 
 @pytest.fixture(scope="module")
-def signing(service: Service) -> Signing:
-    return Signing(service.connection_string)
+def signing(target: Target) -> Signing:
+    return Signing(target.key)
 
 
+# Without a parameter of pytest's own, the tests of all operations have one name, and pytest-xdist runs one of them.
+@pytest.mark.parametrize("live_service", ["uvicorn"], indirect=True)
 @description.parametrize()
 @settings(
     max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
-def test_whatever_is_asked_is_answered_as_described(case: Case, service: Service, signing: Signing) -> None:
-    response = case.call(base_url=service.endpoint, auth=signing, timeout=PATIENCE)
+def test_whatever_is_asked_is_answered_as_described(case: Case, target: Target, signing: Signing) -> None:
+    response = case.call(base_url=target.endpoint, auth=signing, timeout=PATIENCE)
     if len(response.request.path_url) > MAX_ADDRESS:
         # Refused by the server, before it comes to what the description is about.
         assert response.status_code in (400, 414)

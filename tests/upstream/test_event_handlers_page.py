@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.running import PATIENCE, ROOT, Service, free_port
+from tests.service.client import Target
 from tests.tutorials.programs import NODE_PROGRAMS, Program
 
 JSON: Any = "json.webpubsub.azure.v1"
@@ -59,8 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @contextmanager
 def opened(service: Service, hub: str, user_id: str) -> Iterator[ClientConnection]:
     """A client that has been let in."""
-    shown = service.manage_json("client", "url", "--hub-name", hub, "--user-id", user_id)
-    with connect(shown["url"], subprotocols=[JSON]) as socket:
+    with connect(Target(service.connection_string).url(hub, user=user_id), subprotocols=[JSON]) as socket:
         assert json.loads(socket.recv(PATIENCE))["event"] == "connected"
         yield socket
 

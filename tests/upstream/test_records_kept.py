@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import DataError, OperationalError
 
@@ -259,16 +260,31 @@ asyncio.run(main())
 MANY = "for number in range(3000): note(number); await asyncio.sleep(0.001)"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """A database as processes of the service have it."""
-    env = {}
-    if request.param == "postgresql":
-        env["DATABASE_URL"] = request.getfixturevalue("postgresql_url")
-    own = Service(tmp_path, env=env)
+    folder: Path = tmp_path_factory.mktemp("installation")
+    if request.param == "sqlite":
+        return Service(folder).set_up()
+    own = Service(folder, env={"DATABASE_URL": request.getfixturevalue("postgresql_url")})
     own.manage("migrate", "--verbosity", "0")
-    yield own
-    own.manage("shell", "--verbosity", "0", "-c", "from hubs.models import *; HandlerCall.objects.all().delete()")
+    return own
+
+
+@pytest.fixture
+def installation(installed: Service) -> Iterator[Service]:
+    """The same, without records."""
+    yield installed
+    asked(installed, "DELETE FROM hubs_handlercall")
+
+
+def asked(installation: Service, query: str) -> Any:
+    """Ask the database, or tell it."""
+    url = installation.env.get("DATABASE_URL")
+    database: Any = psycopg.connect(url) if url else sqlite3.connect(installation.data_dir / "db.sqlite3")
+    with closing(database), database:
+        found = database.execute(query)
+        return found.fetchall() if found.description else None
 
 
 def process(installation: Service, name: str, body: str) -> subprocess.Popen[str]:
@@ -290,12 +306,9 @@ def ended(*processes: subprocess.Popen[str]) -> str:
 
 
 def rows(installation: Service) -> list[list[str]]:
-    return json.loads(
-        installation.python(
-            "import json; from hubs.models import HandlerCall\n"
-            "print(json.dumps([[call.handler, call.connection_id] for call in HandlerCall.objects.all()]))"
-        )
-    )
+    """The handler and the connection of each record, the latest first."""
+    query = 'SELECT handler, connection_id FROM hubs_handlercall ORDER BY "when" DESC, id DESC'
+    return [list(row) for row in asked(installation, query)]
 
 
 def test_processes_write_and_prune_together(installation: Service) -> None:
@@ -313,7 +326,7 @@ def test_processes_write_and_prune_together(installation: Service) -> None:
         assert of_one == list(range(2999, 2999 - len(of_one), -1))
 
 
-@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("installed", ["sqlite"], indirect=True)
 def test_a_locked_database_gets_the_records_later(installation: Service) -> None:
     lock = sqlite3.connect(installation.data_dir / "db.sqlite3", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
@@ -330,12 +343,13 @@ def test_a_locked_database_gets_the_records_later(installation: Service) -> None
     assert rows(installation) == [["a", "1"]]
 
 
-@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("installed", ["sqlite"], indirect=True)
 def test_records_are_written_while_the_process_runs_and_when_it_just_ends(installation: Service) -> None:
     one = process(installation, "a", "note(1)")
     deadline = time.monotonic() + PATIENCE
     while not rows(installation):
         assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert ended(one) == ""
     # Ctrl+C, under a server that has no word for its end.
     other = process(installation, "b", "note(2)")
