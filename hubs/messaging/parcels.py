@@ -2,8 +2,9 @@
 
 A publication that goes out by itself costs several times what its content does: a command to Redis and an
 answer, a read in each process that hears it, a message to take apart. So the publications of a hub that are
-made in one turn of the loop leave as one `Parcel` (envelope.py), in their order. There is no wait in this: one
-that is alone in its turn leaves alone, and the busier a process is, the more leave together.
+made in one turn of the loop leave as one `Parcel` (envelope.py), in their order. As long as a parcel is on its
+way and not confirmed the next one is filled, as Nagle's algorithm does with bytes. So one that is published when nothing is
+on its way leaves at once, and the busier a process is, the more leave together.
 
 A parcel for one group goes to the address of that group. One for several groups goes to the hub's address, which
 every process with a member in any of them hears. The price is that processes are told of groups they have no members
@@ -74,11 +75,13 @@ class Parcels:
         self._done = done
         self._collected: dict[str, list[Item]] = {}
         self._count = self._bytes = 0
+        # So many are on their way.
+        self._unconfirmed = 0
 
     def put(self, item: Item) -> None:
-        """Have one leave at the end of this turn, behind all that were put before."""
+        """Have one leave at the end of this turn, or when what is on its way has arrived; behind all put before."""
         publication = item.publication
-        if not self._collected:
+        if not self._collected and not self._unconfirmed:
             asyncio.get_running_loop().call_soon(self.send_off)
         self._collected.setdefault(publication.audience.hub, []).append(item)
         self._count += 1
@@ -87,7 +90,7 @@ class Parcels:
             self.send_off()
 
     def send_off(self) -> None:
-        """Have what was put leave now, because the turn is over or something else is to come behind it."""
+        """Have what was put leave now, because it is time or something else is to come behind it."""
         if not self._collected:
             return
         collected, self._collected = self._collected, {}
@@ -115,9 +118,13 @@ class Parcels:
         parcel = Parcel([(item.publication, item.number, item.again) for item in items])
 
         def sent(sending: asyncio.Future[object]) -> None:
+            self._unconfirmed -= 1
             failed = sending.cancelled() or sending.exception() is not None
             self._finish(items, arrived=not failed and doubts == self._peers.doubts)
+            if not self._unconfirmed:
+                self.send_off()
 
+        self._unconfirmed += 1
         self._trunk.start_sending(address, encode(parcel), {"floor": self._floor()}).add_done_callback(sent)
 
     def _finish(self, items: list[Item], *, arrived: bool) -> None:

@@ -63,6 +63,8 @@ class Trunk:
             layer.post if hasattr(can, "post") else None
         )
         self._listens_directly = hasattr(can, "listen")
+        # Where it cannot post: what was started last. What is sent after it comes behind it.
+        self._started: asyncio.Task[None] | None = None
         self._end_listening: Callable[[], None] | None = None
         self._complained_at = float("-inf")
 
@@ -157,6 +159,8 @@ class Trunk:
     async def send(self, address: str, body: bytes, *, origin: str | None = None, **numbers: Any) -> None:
         """Send to an address. `numbers`: `floor` (tally.py), `forwards` (moves.py)."""
         self.before_sending()
+        if self._started is not None and not self._started.done():
+            await asyncio.wait({self._started})
         await self._send(address, body, self.process if origin is None else origin, numbers)
 
     async def _send(self, address: str, body: bytes, origin: str, numbers: Mapping[str, Any]) -> None:
@@ -180,13 +184,20 @@ class Trunk:
     def start_sending(self, address: str, body: bytes, numbers: dict[str, Any]) -> asyncio.Future[Any]:
         """As `send`, without waiting: where the layer can (hubs/layers), everything of one loop turn is one write."""
         if self._post is None:
-            sending = asyncio.ensure_future(self._send(address, body, self.process, numbers))
+            self._started = sending = asyncio.ensure_future(self._send_behind(self._started, address, body, numbers))
             self._hold(sending)
             return sending
         message = {"type": MESSAGE_TYPE, "origin": self.process, "body": body}
         posted: asyncio.Future[Any] = self._post(address, message | numbers)
         posted.add_done_callback(self._look_at)
         return posted
+
+    async def _send_behind(
+        self, earlier: asyncio.Future[Any] | None, address: str, body: bytes, numbers: dict[str, Any]
+    ) -> None:
+        if earlier is not None and not earlier.done():
+            await asyncio.wait({earlier})
+        await self._send(address, body, self.process, numbers)
 
     def pass_on(self, process: str, envelope: Envelope, message: Mapping[str, Any]) -> None:
         """Send a process what came here in `message`, and is not for this one any more."""

@@ -126,6 +126,25 @@ async def test_neighbours_with_one_address_leave_together_where_a_hub_cannot(
     assert _texts(both) == ["1", "2", "3", "4"]
 
 
+async def test_while_one_is_on_its_way_the_next_is_filled(make: Make) -> None:
+    here, there = make(), make()
+    far = await Client(there).join()
+    await all_meet(here, there)
+    first = here.post(publication("0"))
+    assert first is not None
+    while not _noted(here):
+        await asyncio.sleep(0)
+    # Nothing has been read from Redis since.
+    posted = []
+    for number in range(1, 10):
+        posted.append(here.post(publication(str(number))))
+        assert not first.done()
+    await soon(first)
+    assert not any(one.done() for one in posted if one is not None)
+    await far.hears("9")
+    assert [texts for _, texts in _noted(here)] == [["0"], [*map(str, range(1, 10))]]
+
+
 async def test_a_parcel_is_bounded(make: Make) -> None:
     here, there = make(), make()
     far = await Client(there).join()
