@@ -3,8 +3,8 @@
 A publication that goes out by itself costs several times what its content does: a command to Redis and an
 answer, a read in each process that hears it, a message to take apart. So the publications of a hub that are
 made in one turn of the loop leave as one `Parcel` (envelope.py), in their order. As long as a parcel is on its
-way and not confirmed the next one is filled, as Nagle's algorithm does with bytes. So one that is published when nothing is
-on its way leaves at once, and the busier a process is, the more leave together.
+way and not confirmed the next one is filled, as Nagle's algorithm does with bytes. So one that is published when
+nothing is on its way leaves at once, and the busier a process is, the more leave together.
 
 A parcel for one group goes to the address of that group. One for several groups goes to the hub's address, which
 every process with a member in any of them hears. The price is that processes are told of groups they have no members

@@ -367,7 +367,8 @@ async def test_who_joins_meanwhile_is_a_member_or_is_told_that_not(pair: Pair, u
         reached = set()
         while (message := await joiner.hear())["data"] != "over":
             reached.add(message["group"])
-        assert reached == joined
+        # Redis may have had a number that the speaker was told nothing certain of, and be late with it.
+        assert reached - {witness_of} == joined
         # Those who were refused join when they ask again, and are where the service says they are.
         for at, group in enumerate(answers):
             await joiner.join(group, ack_id=200 + at)
