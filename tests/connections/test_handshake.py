@@ -56,7 +56,7 @@ def settings_of_hubs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 def _token(hub: str = "chat", *, key: str = PRIMARY, **claims: Any) -> str:
-    claims = {"aud": f"{ENDPOINT}/client/hubs/{hub}", "exp": int(time.time()) + 60} | claims
+    claims = {"aud": f"{ENDPOINT}/client/hubs/{hub}", "exp": int(time.time()) + 86_400} | claims
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm="HS256")
 
 
@@ -201,7 +201,7 @@ async def test_the_parameters_case_does_not_matter_and_the_last_one_counts() -> 
         _handshake({"access_token": _token(key="unknown-" + "k" * 40)}),
         _handshake({"access_token": _token(exp=int(time.time()) - 301)}),
         _handshake({"access_token": _token(exp=None)}),
-        _handshake({"access_token": _token(nbf=int(time.time()) + 600)}),
+        _handshake({"access_token": _token(nbf=int(time.time()) + 86_400)}),
         _handshake({"access_token": _token("other")}),
         _handshake({"access_token": _token(aud="https://elsewhere/client/hubs/chat")}),
         _handshake({"access_token": _token(sub=None) + "x"}),

@@ -103,7 +103,7 @@ def tokens(row: Row) -> Iterator[Case]:
     yield "a client's token", replace(asked, claims={"aud": f"{ENDPOINT}/client/hubs/chat"}), UNAUTHORIZED
     yield "expired", replace(asked, claims={"exp": int(time.time()) - 1000}), UNAUTHORIZED
     yield "no expiry", replace(asked, claims={"exp": None}), UNAUTHORIZED
-    yield "not yet", replace(asked, claims={"nbf": int(time.time()) + 1000}), UNAUTHORIZED
+    yield "not yet", replace(asked, claims={"nbf": int(time.time()) + 86_400}), UNAUTHORIZED
     yield "scheme", replace(asked, token=False, headers={"authorization": "Basic YTpi"}), UNAUTHORIZED
     yield "no jwt", replace(asked, token=False, headers={"authorization": "Bearer abc.def.ghi"}), UNAUTHORIZED
 

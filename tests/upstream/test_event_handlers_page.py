@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,20 @@ def opened(service: Service, hub: str, user_id: str) -> Iterator[ClientConnectio
         yield socket
 
 
+def handled(service: Service, hub: str) -> None:
+    """Wait until the hub's handlers are in force, which takes a moment after a command has changed them."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with opened(service, hub, "somebody") as socket:
+            socket.send(json.dumps({"type": "event", "event": "try", "dataType": "text", "data": "", "ackId": 1}))
+            while (answer := json.loads(socket.recv(PATIENCE)))["type"] != "ack":
+                pass
+        if answer["success"]:
+            return
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.05)
+
+
 def sent(socket: ClientConnection, event: str, text: str, ack_id: int) -> list[Any]:
     """Send an event; gives what comes back before its ack, which has to be a good one."""
     frame = {"type": "event", "event": event, "dataType": "text", "data": text, "ackId": ack_id}
@@ -88,6 +103,8 @@ def test_the_program_with_express(service: Service, tmp_path: Path) -> None:
     try:
         assert program.line() == "waiting for events"
         service.manage(*shlex.split(command.replace("3000", port))[1:])
+        handled(service, "chat")
+        assert re.fullmatch("[0-9a-f]{32} left: .*", program.line())
         with opened(service, "chat", "ann") as ann:
             assert sent(ann, "message", "hello", 1) == [("server", "text", "1: hello")]
             assert sent(ann, "other", "again", 2) == [("server", "text", "2: again")]
