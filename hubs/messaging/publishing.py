@@ -194,12 +194,11 @@ class Publishing:
 
     def _begin_to_count(self, origin: str) -> tuple[Recent, Tally]:
         # Of processes that are no more there is nothing to be told apart; but one that was only silent may be back.
-        alive = {*self._peers.alive(), origin}
-        if len(self._taken) < MAX_COUNTED:
-            return self._recent_of(origin), self._taken.setdefault(origin, Tally())
-        self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
-        self._forgotten = max([self._forgotten, *(recent.count for recent in self._recent.values())])
-        self._recent = {process: recent for process, recent in self._recent.items() if process in alive}
+        if len(self._taken) >= MAX_COUNTED:
+            alive = {*self._peers.alive(), origin}
+            self._taken = {process: tally for process, tally in self._taken.items() if process in alive}
+            self._forgotten = max([self._forgotten, *(recent.count for recent in self._recent.values())])
+            self._recent = {process: recent for process, recent in self._recent.items() if process in alive}
         return self._recent_of(origin), self._taken.setdefault(origin, Tally())
 
     def _recent_of(self, process: str) -> Recent:

@@ -241,20 +241,8 @@ _frame = msgspec.json.Decoder(
 )
 _error = msgspec.json.Decoder(_Error)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_TYPES = {
-    name.lower(): name
-    for name in (
-        "joinGroup",
-        "leaveGroup",
-        "sendToGroup",
-        "event",
-        "ping",
-        "sequenceAck",
-        "invoke",
-        "cancelInvocation",
-        "invokeResponse",
-    )
-}
+# By lower-case name, as they are looked up where the spelling is another.
+_TYPES = {tag.lower(): tag for kind in _Incoming.__subclasses__() if isinstance(tag := kind.__struct_config__.tag, str)}
 
 
 def _as_documented(message: str) -> bytes:

@@ -153,14 +153,9 @@ class StoppingServer(Server):
         self._more.clear()
 
 
-def _is_http(connection: Any) -> bool:
-    """Whether a connection is not, or not yet, a WebSocket."""
-    return isinstance(connection, HttpToolsProtocol)
-
-
 def _is_new(connection: Any) -> bool:
     """Whether a socket was accepted and has not asked for anything yet."""
-    return _is_http(connection) and connection.cycle is None
+    return isinstance(connection, HttpToolsProtocol) and connection.cycle is None
 
 
 class _Door:

@@ -16,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 import jwt
 import pytest
+from azure.core.exceptions import HttpResponseError
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -96,6 +97,17 @@ class Sdk:
                 return [member.connection_id for member in client.list_connections(group=group)]
 
         return await asyncio.to_thread(listed)
+
+
+async def known_members(target: Target, group: str) -> list[str]:
+    """The members of a group, as soon as they are known."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await Sdk(target).members(group)
+            except HttpResponseError as unknown:
+                if unknown.status_code != 503:
+                    raise
 
 
 class Client:

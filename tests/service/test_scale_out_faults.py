@@ -36,6 +36,7 @@ from tests.service.client import (
     Target,
     answered,
     group_message,
+    known_members,
     ok,
     opened,
 )
@@ -195,17 +196,6 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not is_so():
             await asyncio.sleep(0.01)
-
-
-async def known_members(target: Target, group: str) -> list[str]:
-    """The members of a group, as soon as they are known."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                return await Sdk(target).members(group)
-            except HttpResponseError as unknown:
-                if unknown.status_code != 503:
-                    raise
 
 
 async def send(target: Target, group: str, number: int) -> int:

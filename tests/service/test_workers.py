@@ -13,11 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.core.exceptions import HttpResponseError
 from websockets.exceptions import ConnectionClosed
 
 from tests.running import PATIENCE, Redis, Service
-from tests.service.client import JSON, Client, Reliable, Sdk, Target, answered, group_message, ok, opened, reliable
+from tests.service.client import (
+    JSON,
+    Client,
+    Reliable,
+    Sdk,
+    Target,
+    answered,
+    group_message,
+    known_members,
+    ok,
+    opened,
+    reliable,
+)
 
 Unique = Callable[[str], str]
 
@@ -85,17 +96,6 @@ async def test_workers_are_one_service(whole: Whole, unique: Unique) -> None:
         for connection_id, client in members.items():
             await Sdk(whole.target).send_to_connection(connection_id, "yours", content_type="text/plain")
             assert (await client.hear())["data"] == "yours"
-
-
-async def known_members(target: Target, group: str) -> list[str]:
-    """The members of a group, as soon as they are known."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                return await Sdk(target).members(group)
-            except HttpResponseError as unknown:
-                if unknown.status_code != 503:
-                    raise
 
 
 async def test_a_worker_is_killed_and_the_others_go_on(whole: Whole, unique: Unique) -> None:
