@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+from django.conf import settings as django_settings
+from django.contrib.messages.storage.cookie import CookieStorage
+
 from hubs import conf, hub_settings
 from hubs.errors import HandshakeRefused
 from hubs.protocols.codec import CODECS, Codec, choose
@@ -31,8 +34,9 @@ RECONNECTION_TOKEN = "awps_reconnection_token"  # noqa: S105
 
 MAX_QUERY_FIELDS = 1000
 
-# Kept from event handlers: the credential, and headers that only proxies of the original service write.
-_PRIVATE_HEADERS = ("authorization",)
+# Kept from event handlers: credentials for this service and for proxies in front of it, and headers that only
+# proxies of the original service write. Of the cookies only the service's own are kept back, see `_cookies_of_others`.
+_PRIVATE_HEADERS = ("authorization", "proxy-authorization")
 _PRIVATE_HEADER_PREFIX = "x-asrs-internal-"
 
 
@@ -220,8 +224,29 @@ def _lists(pairs: Any) -> dict[str, list[str]]:
 
 
 def _public(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [
-        (name, value)
-        for name, value in headers
-        if name.lower() not in _PRIVATE_HEADERS and not name.lower().startswith(_PRIVATE_HEADER_PREFIX)
-    ]
+    """The headers that event handlers may see."""
+    public = []
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _PRIVATE_HEADERS or lower.startswith(_PRIVATE_HEADER_PREFIX):
+            continue
+        if lower == "cookie":
+            value = _cookies_of_others(value)
+            if not value:
+                continue
+        public.append((name, value))
+    return public
+
+
+def _cookies_of_others(value: str) -> str:
+    """A `Cookie` header without the cookies that sign a browser in to this service; the others as they came.
+
+    Pages and WebSockets share an origin here, so a browser adds the session of whoever is signed in to each
+    handshake. The header is cut as Django cuts it, quotation marks or not: what Django would take for a session
+    must not pass.
+    """
+    own = (django_settings.SESSION_COOKIE_NAME, django_settings.CSRF_COOKIE_NAME, CookieStorage.cookie_name)
+    pairs = value.split(";")
+    kept = [pair for pair in pairs if "=" not in pair or pair.partition("=")[0].strip() not in own]
+    # Untouched where nothing was taken out; else without the space that stood behind what was in front.
+    return value if len(kept) == len(pairs) else ";".join(kept).strip()

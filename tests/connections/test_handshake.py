@@ -363,6 +363,48 @@ async def test_what_the_connect_handler_is_told(application: HubHandlers) -> Non
     assert "secret" not in str(request)
 
 
+ODD_COOKIES = " SessionID=1;; sessionid2=2 ;Messages=3; =4;sessionid;é=\xff; a=sessionid=5 ; "
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        (["sessionid=secret"], None),
+        (["sessionid=secret; csrftoken=secret; messages=secret"], None),
+        (["theirs=kept; sessionid=secret"], ["theirs=kept"]),
+        (["sessionid=secret;theirs=kept"], ["theirs=kept"]),
+        (["a=1; sessionid=secret; b=2;  csrftoken=secret ; c=3"], ["a=1; b=2; c=3"]),
+        (["a=1", "sessionid=secret", "b=2; messages=secret"], ["a=1", "b=2"]),
+        (["sessionid =secret; \tsessionid=secret; b"], ["b"]),
+        # As Django reads it, a session that it would take; as browsers do, one text.
+        (['a="x; sessionid=secret; y"'], ['a="x; y"']),
+        (['sessionid="secret"; a="x y"'], ['a="x y"']),
+        # Those of others stay byte for byte; letter case makes another name.
+        ([ODD_COOKIES], [ODD_COOKIES]),
+        ([""], None),
+    ],
+)
+async def test_the_services_own_cookies_stay_here(
+    application: HubHandlers, sent: list[str], seen: list[str] | None
+) -> None:
+    told: list[ConnectRequest] = []
+    application.on_connect(told.append)
+    await _admit(hub=application.hub, headers=[("cookie", value) for value in sent])
+    assert told[0].headers.get("cookie") == seen
+    assert "secret" not in str(told[0].headers)
+
+
+async def test_own_cookies_are_known_by_the_names_in_the_settings(
+    application: HubHandlers, settings: Any
+) -> None:
+    settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME = "__Host-session", "__Host-csrf"
+    told: list[ConnectRequest] = []
+    application.on_connect(told.append)
+    cookies = "__Host-session=secret; sessionid=of another; __Host-csrf=secret"
+    await _admit(hub=application.hub, headers=[("cookie", cookies), ("Proxy-Authorization", "secret")])
+    assert told[0].headers == {"cookie": ["sessionid=of another"]}
+
+
 TOKEN_VALUES = {"sub": "u", "role": ["webpubsub.sendToGroup.a"], "webpubsub.group": ["a"]}
 
 
