@@ -95,7 +95,7 @@ async def leave_group(connection: LiveConnection, group: str) -> None:
 
 # Sending. Nobody there to get it is no error; `excluded` connections do not get it, nor do those
 # that `filter` (text that rules/filters.py has accepted) is not true for. `ttl_secs` is how long a
-# message may wait for a reliable client that is away; None, as long as the client may be.
+# message may wait for a reliable client that is away; None or 0, as long as the client may be.
 # Where the other processes cannot be reached nobody gets it: servers try again after such a refusal,
 # and must not reach anybody twice.
 
@@ -203,7 +203,7 @@ def _publication(
     ttl_secs: int | None,
 ) -> Publication:
     copied = dict(metadata) if metadata else None
-    return Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs)
+    return Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs or None)
 
 
 # Closing. Each returns when the connections are gone from every process.

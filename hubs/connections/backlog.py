@@ -84,8 +84,6 @@ class Backlog:
 
     def hold(self, form: Message, ttl_secs: float | None, now: float) -> None:
         """Keep a frame for a client that is away. Raises BacklogFull."""
-        if ttl_secs is not None and ttl_secs <= 0:
-            return
         if len(self) >= self._max_messages or self._bytes + size_of(form) > self._max_bytes:
             self._drop_late(now)
         size = size_of(form)

@@ -85,8 +85,8 @@ class Arrival:
         self._room_bytes = max_bytes
 
     def deliver(self, outgoing: Outgoing, again: tuple[str, int] | None = None) -> None:
-        """Hold a frame; not one that may not wait, since the client is away. `again`: the name of what it repeats."""
-        if self.overrun or (outgoing.ttl_secs is not None and outgoing.ttl_secs <= 0):
+        """Hold a frame. `again`: the name of what it repeats."""
+        if self.overrun:
             return
         if isinstance(outgoing.frame, DATA_FRAMES):
             self._room_bytes -= len(outgoing.frame.payload.data)

@@ -238,7 +238,8 @@ class Publishing:
         arrivals = self._arrivals and self._directory.arriving(publication)
         if not everybody and not some and not arrivals:
             return
-        outgoing = Outgoing(publication.frame, ttl_secs=publication.ttl_secs, source=source)
+        # Up to version 22 November 2026 a process publishes 0 as such; it means the same as None.
+        outgoing = Outgoing(publication.frame, ttl_secs=publication.ttl_secs or None, source=source)
         if everybody:
             everybody.deliver(outgoing, self._numbering)
         if some:

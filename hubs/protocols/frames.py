@@ -54,7 +54,10 @@ class LeaveGroup(_Value, frozen=True):
 
 
 class SendToGroup(_Value, frozen=True):
-    """Publish to a group. `ttl_secs`: 0 to 300, how long it may wait for a client that is away."""
+    """Publish to a group.
+
+    `ttl_secs`: how long it may wait for a client that is away, 1 to 300; 0 or None, as long as the client may be.
+    """
 
     group: str
     payload: Payload

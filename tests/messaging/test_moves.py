@@ -72,15 +72,6 @@ def test_what_was_for_a_group_that_was_left_is_not_delivered() -> None:
     assert _texts(arrival.not_in({}, {"h"})) == ["2"]
 
 
-def test_a_message_that_may_not_wait_is_not_held() -> None:
-    arrival = _arrival(messages=1)
-    for _ in range(5):
-        arrival.deliver(_to_group("x", None, ttl=0))
-    arrival.deliver(_to_group("y", None, ttl=1))
-    assert not arrival.overrun
-    assert _texts(arrival.addressed()) == ["y"]
-
-
 @pytest.mark.parametrize(("messages", "size"), [(2, 1000), (1000, 4)])
 def test_both_bounds_are_exact(messages: int, size: int) -> None:
     arrival = _arrival(messages, size)
