@@ -16,10 +16,12 @@ _PREFIX_BYTES = PREFIX.encode()
 def of_request(request: HttpRequest) -> Mapping[str, str] | None:
     """Give the metadata, keys in lower case; None when there is none. Raises BadRequest.
 
-    A header that repeats, or lists several values with commas, says its last value.
+    A header that repeats, or lists several values with commas, says its last value. One without a key is ignored.
     """
     metadata: dict[str, str] = {}
     for key, value in _headers(request):
+        if not key:
+            continue
         # Taken out first, so that the order is the one of the last values too.
         metadata.pop(key, None)
         metadata[key] = value.rpartition(",")[2].strip()

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -202,8 +203,9 @@ def read_connect(answer: Answer, offered: Sequence[str]) -> ConnectAnswer:
         raise Rejected(answer.status, _refusal(answer))
     state = _state(answer)
     try:
-        body = _connect_body.decode(answer.body) if answer.body.strip() else None
-    except ValueError as problem:
+        members = _members.decode(answer.body) if answer.body.strip() else None
+        body = None if members is None else msgspec.convert(_by_known_name(members), _ConnectBody)
+    except (ValueError, RecursionError) as problem:
         # msgspec's texts name the place and the types, never a value.
         raise BadAnswer(f"the answer to connect cannot be read: {problem}") from None
     if body is None:
@@ -232,7 +234,19 @@ class _ConnectBody(msgspec.Struct, rename={"user_id": "userId"}):
     subprotocol: str | None = None
 
 
-_connect_body = msgspec.json.Decoder(_ConnectBody | None)
+_KNOWN_NAMES = {field.encode_name.lower(): field.encode_name for field in msgspec.structs.fields(_ConnectBody)}
+
+
+def _by_known_name(members: Mapping[str, Any]) -> dict[str, Any]:
+    """The members that mean something, whatever the letter case of their names: .NET writes `UserId` by default.
+
+    Of a name that comes in several letter cases the last one counts, as where .NET reads.
+    """
+    known = ((_KNOWN_NAMES.get(name.lower()), value) for name, value in members.items())
+    return {name: value for name, value in known if name is not None}
+
+
+_members = msgspec.json.Decoder(dict[str, Any] | None)
 _any_json = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -299,7 +313,8 @@ def _metadata(answer: Answer) -> Mapping[str, str] | None:
     metadata: dict[str, str] = {}
     for raw_name, raw_value in answer.headers:
         name = raw_name.lower()
-        if name.startswith(prefix):
+        # One that ends with the prefix has no key: it is ignored, as by the reference emulator.
+        if name.startswith(prefix) and name != prefix:
             key = name[len(prefix) :].decode("ascii", "replace")
             # Proxies join repeated headers with commas, so a comma cannot be part of a value.
             metadata[key] = _text(METADATA_PREFIX + key, raw_value).rpartition(",")[2].strip()

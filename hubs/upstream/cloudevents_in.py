@@ -115,11 +115,11 @@ class Headers:
         return value
 
     def metadata(self) -> Mapping[str, str]:
-        """What came as `x-webpubsub-metadata-…`, by key; of a key that came twice, the last value."""
+        """What came as `x-webpubsub-metadata-…`, by key; of a key that came twice, the last value. No key: ignored."""
         prefix = METADATA_PREFIX.encode()
         found: dict[str, str] = {}
         for name, value in self._pairs:
-            if name.startswith(prefix):
+            if name.startswith(prefix) and name != prefix:
                 key = _text("metadata", name.removeprefix(prefix))
                 found[key] = _text(METADATA_PREFIX + key, value)
         return found
@@ -282,7 +282,7 @@ def reply_answer(reply: Reply) -> Answer:
     else:
         written = _answer(HTTPStatus.NO_CONTENT, "", b"", reply.state, metadata)
     if (cloudevents.read_reply(written).metadata or {}) != metadata:
-        raise BadAnswer("a value of the metadata has a comma, or spaces at its ends, which get lost in HTTP headers")
+        raise BadAnswer("metadata with an empty key, a comma in a value or spaces at its ends get lost in HTTP headers")
     return written
 
 

@@ -489,6 +489,14 @@ async def test_line_18_nothing_said_keeps_the_tokens_values(
         ({"groups": ["a", "b"]}, ConnectAnswer(groups=["a", "b"])),
         ({"subprotocol": "Mine", "more": 1}, ConnectAnswer(subprotocol="Mine")),
         ({"subprotocol": ""}, ConnectAnswer(subprotocol="")),
+        # Names in any letter case, as .NET writes and reads them; the later of two counts, there as here.
+        (
+            {"UserId": "v", "Groups": ["a"], "Roles": [], "SubProtocol": "mine"},
+            ConnectAnswer("v", ["a"], [], subprotocol="mine"),
+        ),
+        ({"userid": "v", "ROLES": ["r"]}, ConnectAnswer(user_id="v", roles=["r"])),
+        ({"roles": ["r"], "Roles": []}, ConnectAnswer(roles=[])),
+        ({"Roles": [], "roles": ["r"], "ROLE": ["x"]}, ConnectAnswer(roles=["r"])),
     ],
 )
 async def test_line_19_what_connect_may_answer(
@@ -542,6 +550,8 @@ async def test_a_refusal_in_few_words_is_passed_on(
         b'"x"',
         b'{"roles":[null]}',
         b'{"roles":"all"}',
+        b'{"Roles":"all"}',
+        b'{"more":' + b"[" * 100_000,
         b'{"groups":[""]}',
         b'{"groups":["  "]}',
         b'{"groups":[1]}',
@@ -612,11 +622,14 @@ async def test_metadata_of_a_reply(session: Session, server: WebhookServer) -> N
         ("X-WebPubSub-Metadata-Key", "old"),
         ("x-webpubsub-metadata-KEY", "a, last "),
         ("x-webpubsub-metadata-b", "c"),
+        ("X-WebPubSub-Metadata-", "no key"),
     ]
     server.answers[0] = Say(200, b"", several)
     assert await send(session) == Reply(None, {"key": "last", "b": "c"})
     server.answers[0] = Say(200, b"x", [*several, ("Content-Type", "text/plain")])
     assert await send(session) == Reply(Payload(TEXT, b"x"), {"key": "last", "b": "c"})
+    server.answers[0] = Say(200, b"", [several[-1]])
+    assert await send(session) == Reply()
 
 
 @pytest.mark.usefixtures("chat")
