@@ -92,7 +92,7 @@ def hub_of(handshake: Handshake) -> str:
 def asks_for_recovery(handshake: Handshake) -> tuple[str, str] | None:
     """The connection that the client wants back, and its token for it; None when it wants a new one."""
     connection_id = _last(handshake.query, CONNECTION_ID)
-    return None if connection_id is None else (connection_id, _last(handshake.query, RECONNECTION_TOKEN) or "")
+    return (connection_id, _last(handshake.query, RECONNECTION_TOKEN) or "") if connection_id else None
 
 
 async def admit(handshake: Handshake, connection_id: str) -> Admission:
@@ -143,7 +143,7 @@ def _claims(
 ) -> Mapping[str, Any]:
     """The claims of the token; none for a welcome stranger. The query's token wins over the header's."""
     token = _last(query, ACCESS_TOKEN, any_case=True)
-    if token is None:
+    if not token:
         scheme, _, value = (handshake.header("authorization") or "").partition(" ")
         token = value.strip() if scheme.lower() == "bearer" else None
     if not token:
@@ -203,6 +203,7 @@ def _check_groups(groups: Sequence[str], *, status: int) -> None:
 
 
 def _last(query: Sequence[tuple[str, str]], name: str, *, any_case: bool = False) -> str | None:
+    """The last value of a query parameter. An empty one is as none everywhere: some clients write all there are."""
     values = [value for key, value in query if key == name or (any_case and key.lower() == name)]
     return values[-1] if values else None
 

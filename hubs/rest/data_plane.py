@@ -131,7 +131,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[Parameters], Any]]] = {
     "filter": ("filter", lambda parameters: checked_filter(parameters.one("filter"))),
     "messageTtlSeconds": (
         "ttl_secs",
-        lambda parameters: parameters.integer_or_none("messageTtlSeconds", least=0, most=MAX_TTL_SECS),
+        lambda parameters: parameters.integer("messageTtlSeconds", default=0, least=0, most=MAX_TTL_SECS),
     ),
     "excluded": ("excluded", lambda parameters: tuple(dict.fromkeys(parameters.many("excluded")))),
     "reason": ("reason", lambda parameters: parameters.one("reason") or None),

@@ -99,13 +99,14 @@ class Negotiate(APIView):
 
 
 def _said(request: Request, *parameter: str) -> str | None:
-    """What a parameter says, in the query or the body; several names may mean the same. None = not said."""
+    """What a parameter says, in the query or the body; several names may mean the same. None = not said, or empty."""
     said: list[Any] = [value for name in parameter for value in request.query_params.getlist(name)]
     if request.method == "POST":
         body = _body(request)
         if not isinstance(body, Mapping):
             raise BadRequest("The body has to be a JSON object or a form, or empty.")
         said += [body[name] for name in parameter if body.get(name) is not None]
+    said = [value for value in said if value != ""]
     if not said:
         return None
     if any(value != said[0] for value in said):

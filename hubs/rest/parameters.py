@@ -30,8 +30,8 @@ class Parameters:
         return values[0] if values else None
 
     def integer(self, name: str, *, default: int, least: int, most: int = MAX_INTEGER) -> int:
-        """The value of a whole-number parameter. Raises BadRequest."""
-        value = self.integer_or_none(name, least=least, most=most)
+        """The value of a whole-number parameter; empty or not there, its default. Raises BadRequest."""
+        value = self.integer_or_none(name, least=least, most=most) if self.one(name) else None
         return default if value is None else value
 
     def integer_or_none(self, name: str, *, least: int, most: int = MAX_INTEGER) -> int | None:

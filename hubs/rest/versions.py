@@ -23,7 +23,7 @@ SUPPORTED_HEADER = ("api-supported-versions", ", ".join(SUPPORTED))
 def named(parameters: Parameters) -> str:
     """Give the version a request names. Raises BadRequest."""
     version = parameters.one(PARAMETER)
-    if version is None:
+    if not version:
         return NEWEST
     if version not in SUPPORTED:
         raise BadRequest(

@@ -38,7 +38,7 @@ class ClientTokens(DataPlane):
     def generate(self, request: Request, hub: str) -> Response:
         """Sign a token with the user id, roles and groups asked for."""
         _check_client_type(self.parameters.one("clientType"))
-        user_id = self.parameters.one("userId")
+        user_id = self.parameters.one("userId") or None
         if user_id is not None and not user_id.strip():
             raise BadRequest("Invalid user ID.", target="userId")
         minutes = self.parameters.integer(

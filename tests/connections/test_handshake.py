@@ -140,7 +140,10 @@ async def test_the_hub_is_looked_at_before_the_token() -> None:
     ("query", "wanted"),
     [
         ("awps_connection_id=x", ("x", "")),
-        ("awps_connection_id=", ("", "")),
+        ("awps_connection_id=", None),
+        ("awps_connection_id=&awps_reconnection_token=", None),
+        ("awps_connection_id=&awps_reconnection_token=y", None),
+        ("awps_connection_id=x&awps_reconnection_token=", ("x", "")),
         ("awps_connection_id=x&awps_reconnection_token=y", ("x", "y")),
         ("awps_connection_id=w&awps_connection_id=x&awps_reconnection_token=z&awps_reconnection_token=y", ("x", "y")),
         ("awps_reconnection_token=y", None),
@@ -184,6 +187,9 @@ async def test_the_query_wins_over_the_header() -> None:
     headers = [("authorization", f"Bearer {_token(sub='header')}")]
     assert (await _admit(headers=headers, sub="query")).user_id == "query"
     assert (await _refused(_handshake({"access_token": "forged"}, headers=headers)))[0] == 401
+    # An empty one is none.
+    empty = _handshake({"access_token": "", "webpubsub_mode": "", "group": "", "noEcho": ""}, headers=headers)
+    assert (await admit(empty, CONNECTION_ID)).user_id == "header"
 
 
 async def test_the_parameters_case_does_not_matter_and_the_last_one_counts() -> None:

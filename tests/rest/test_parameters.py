@@ -26,7 +26,7 @@ def test_what_is_not_said_is_none():
     assert Parameters(QueryDict("other=1")).one("reason") is None
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "+5", "1.5", "1e3", " 5", "5_0", "٥", "", "abc", "301", "9" * 5000])
+@pytest.mark.parametrize("text", ["0", "-1", "+5", "1.5", "1e3", " 5", "5_0", "٥", " ", "abc", "301", "9" * 5000])
 def test_a_number_out_of_bounds_is_refused(text):
     query = QueryDict(mutable=True)
     query["minutes"] = text
@@ -34,6 +34,8 @@ def test_a_number_out_of_bounds_is_refused(text):
         Parameters(query).integer("minutes", default=60, least=1, most=300)
 
 
-@pytest.mark.parametrize(("query", "expected"), [("", 60), ("minutes=1", 1), ("minutes=300", 300), ("minutes=007", 7)])
+@pytest.mark.parametrize(
+    ("query", "expected"), [("", 60), ("minutes=", 60), ("minutes=1", 1), ("minutes=300", 300), ("minutes=007", 7)]
+)
 def test_a_number_is_read(query, expected):
     assert Parameters(QueryDict(query)).integer("minutes", default=60, least=1, most=300) == expected

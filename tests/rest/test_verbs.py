@@ -64,15 +64,15 @@ def test_verbs(call, recorder, method, path, verb, arguments):
 @pytest.mark.parametrize(
     ("path", "verb", "target", "options"),
     [
-        ("/:send", "send_to_all", {}, {"excluded": (), "filter": None, "ttl_secs": None}),
-        ("/groups/g/:send", "send_to_group", {"group": "g"}, {"excluded": (), "filter": None, "ttl_secs": None}),
-        ("/users/u/:send", "send_to_user", {"user_id": "u"}, {"filter": None, "ttl_secs": None}),
-        ("/connections/c/:send", "send_to_connection", {"connection_id": "c"}, {"ttl_secs": None}),
+        ("/:send", "send_to_all", {}, {"excluded": (), "filter": None, "ttl_secs": 0}),
+        ("/groups/g/:send", "send_to_group", {"group": "g"}, {"excluded": (), "filter": None, "ttl_secs": 0}),
+        ("/users/u/:send", "send_to_user", {"user_id": "u"}, {"filter": None, "ttl_secs": 0}),
+        ("/connections/c/:send", "send_to_connection", {"connection_id": "c"}, {"ttl_secs": 0}),
     ],
 )
 def test_sending(call, recorder, path, verb, target, options):
-    everything = "?excluded=x&excluded=y%20&filter=userId%20eq%20'O''Brien'&messageTtlSeconds=0"
-    chosen = {"excluded": ("x", "y "), "filter": "userId eq 'O''Brien'", "ttl_secs": 0}
+    everything = "?excluded=x&excluded=y%20&filter=userId%20eq%20'O''Brien'&messageTtlSeconds=9"
+    chosen = {"excluded": ("x", "y "), "filter": "userId eq 'O''Brien'", "ttl_secs": 9}
     metadata = {"x-webpubsub-metadata-Trace": "7"}
     assert call("POST", f"{HUB}{path}", data="hi", **PLAIN).status_code == 202
     assert call("POST", f"{HUB}{path}{everything}", data="hi", headers=metadata, **PLAIN).status_code == 202

@@ -90,8 +90,9 @@ def test_line_27_a_generated_token_is_one_a_client_can_connect_with(call, keys):
     assert claims["exp"] - claims["iat"] == 300
 
 
-def test_a_token_of_nobody_for_an_hour(call):
-    claims = claims_of(call("POST", GENERATE))
+@pytest.mark.parametrize("query", ["", "?userId=&minutesToExpire=&clientType=&api-version="])
+def test_a_token_of_nobody_for_an_hour(call, query):
+    claims = claims_of(call("POST", f"{GENERATE}{query}"))
     assert set(claims) == {"aud", "iat", "exp"}
     assert claims["exp"] - claims["iat"] == 3600
 
@@ -107,10 +108,8 @@ def test_client_types_that_are_served(call, client_type):
         ("minutesToExpire=0", "minutesToExpire"),
         ("minutesToExpire=-5", "minutesToExpire"),
         ("minutesToExpire=1.5", "minutesToExpire"),
-        ("minutesToExpire=", "minutesToExpire"),
         ("minutesToExpire=99999999999999", "minutesToExpire"),
         ("minutesToExpire=5&minutesToExpire=6", "minutesToExpire"),
-        ("userId=", "userId"),
         ("userId=%20%20", "userId"),
         ("userId=a&userId=b", "userId"),
         ("userId=" + "x" * 1025, "userId"),
