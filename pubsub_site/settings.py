@@ -282,10 +282,21 @@ LOGGING = {
         }
     },
     "filters": {"client_faults": {"()": "hubs.servers.logs.ClientFaults"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "console": {
+            "class": "hubs.servers.logs.ConsoleHandler",
+            "formatter": "line",
+            "per_minute": _number("LOG_PER_MINUTE", 30),
+            # What no stranger causes (the supervisor of workers), and the access log of runserver.
+            "exempt": ["hubs.servers.workers", "django.server", "django.channels.server"],
+        }
+    },
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},
     "loggers": {
         "hubs": {"level": env.str("LOG_LEVEL", default="INFO")},
+        # Without handlers of their own, which Django gives them: those would wait for whoever reads the log.
+        "django": {"handlers": [], "level": "INFO"},
+        "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         "uvicorn.error": {"filters": ["client_faults"]},
     },
 }

@@ -51,6 +51,7 @@ _OURS = (
     "DRAIN_PER_SEC",
     "DRAIN_SECS",
     "WORKER_SILENCE_SECS",
+    "LOG_PER_MINUTE",
 )
 
 # What decides what is in a data directory once it is set up. Without these, all are alike but for keys and passwords.

@@ -27,7 +27,7 @@ from typing import Any
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from hubs.servers import collector, listening
+from hubs.servers import collector, listening, logs
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,13 @@ class StoppingServer(Server):
         if self.should_exit:
             self.stop_now()
         self.should_exit = True
+
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super()._serve(sockets)
+        finally:
+            # uvicorn goes on to raise the signal that has stopped it, and nothing else is done on that way out.
+            logs.settle()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""

@@ -18,6 +18,8 @@ from typing import NoReturn, TextIO
 
 import msgspec
 
+from hubs.servers import logs, output
+
 # Where this process finds what it is to do.
 VARIABLE = "HUBWIRE_SUPERVISOR"
 
@@ -46,8 +48,7 @@ def become(plan: Plan, environment: Mapping[str, str]) -> NoReturn:
     """Go on as the supervisor; `environment` is the workers', too."""
     for descriptor in {each for place in plan.sockets for each in place}:
         os.set_inheritable(descriptor, True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logs.settle()
     arguments = [sys.executable, "-c", _PROGRAM, *sys.argv]
     os.execve(sys.executable, arguments, {**environment, VARIABLE: msgspec.json.encode(plan).decode()})  # noqa: S606
 
@@ -63,6 +64,7 @@ def main() -> int:
 
     from hubs.servers import listening, workers
 
+    output.take_streams()
     configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
     supervisor = workers.Supervisor(
         listening.inherited(plan.sockets),
@@ -80,7 +82,8 @@ def main() -> int:
     if ended_by == signal.SIGINT:
         _say(sys.stdout, "Stopped.")
         return 0
-    # What sent it may look at how this process ends.
+    # What sent it may look at how this process ends. Nothing else is done on that way out.
+    logs.settle()
     signal.raise_signal(ended_by)
     return 1
 

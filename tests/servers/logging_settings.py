@@ -4,6 +4,6 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"()": "hubs.servers.logs.LineFormatter", "format": "{levelname} {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"console": {"class": "hubs.servers.logs.ConsoleHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "INFO"},
 }

@@ -25,7 +25,7 @@ def main() -> int:
     settings.configure()
     from hubs.servers import listening, logs, workers
 
-    handler = logging.StreamHandler()
+    handler = logs.ConsoleHandler()
     handler.setFormatter(logs.LineFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     if (assigned := workers.assignment()) is not None:
@@ -110,7 +110,7 @@ def work(assigned: Any, ear: str) -> int:
                         await send({"type": "http.response.body", "body": bytes(16 << 20), "more_body": more})
                     return
                 if scope["path"] == "/log":
-                    logging.getLogger("test").error("two lines\nin one record")
+                    logging.getLogger("test").error("one line", stack_info=True)
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
                 await send({"type": "http.response.body", "body": f"{os.getpid():7}".encode()})
             else:

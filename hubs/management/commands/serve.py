@@ -10,13 +10,13 @@ from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import DatabaseError, connections
 
 from hubs import conf
 from hubs.connections.draining import drain
 from hubs.management.cli.trouble import is_behind
-from hubs.servers import listening, supervising, uvicorn, workers
+from hubs.servers import listening, output, supervising, uvicorn, workers
 
 # Beyond DRAIN_SECS: what a worker needs for its last events, records and words.
 ENDING_SECS = 30.0
@@ -27,6 +27,12 @@ class Command(BaseCommand):
 
     help = "Serve HTTP and WebSockets on uvicorn until interrupted. HOST, PORT and WORKERS come from the environment."
     requires_system_checks = "__all__"
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as a process of its own, which does not wait for whoever reads what it says."""
+        output.take_streams()
+        self.stdout, self.stderr = OutputWrapper(sys.stdout), OutputWrapper(sys.stderr)
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.HOST, help="address or name to listen on (default: %(default)s)")
