@@ -148,6 +148,11 @@ OPTIONS: dict[str, Option] = {
         _between(0, 3600),
     ),
     "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
+    "HTTP_KEEP_ALIVE_SECS": Option(
+        75,
+        "How long an idle HTTP connection is kept open for another request; longer than any proxy in front keeps its own.",
+        _between(1, 3600),
+    ),
     "SETTINGS_MAX_AGE_SECS": Option(
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)
     ),

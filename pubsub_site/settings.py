@@ -224,6 +224,7 @@ WEBPUBSUB = {
     "MANAGE_RATE": env.str("MANAGE_RATE", default="600/min"),
     "REST_RATE": env.str("REST_RATE", default="") or None,
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
+    "HTTP_KEEP_ALIVE_SECS": _number("HTTP_KEEP_ALIVE_SECS", 75),
     "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
     "DRAIN_PER_SEC": _number("DRAIN_PER_SEC", 500),
     "DRAIN_SECS": _number("DRAIN_SECS", 30),

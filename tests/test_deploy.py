@@ -21,6 +21,7 @@ import pytest
 import yaml
 from websockets.exceptions import ConnectionClosed
 
+from hubs import conf
 from tests.running import PATIENCE, ROOT, Redis, Service, free_port
 from tests.service.client import JSON, Reliable, Sdk, Target, answered, group_message, ok, opened, reliable
 
@@ -71,6 +72,9 @@ def test_the_nginx_configuration_has_what_websockets_need() -> None:
         ("http", "server", "large_client_header_buffers", "4", "128k"),
     ):
         assert wanted in found
+    # nginx has to be the first to give up an idle connection.
+    [patience] = [words[-1] for words in found if words[:-1] == ("http", "upstream", "keepalive_timeout")]
+    assert int(patience.removesuffix("s")) < conf.OPTIONS["HTTP_KEEP_ALIVE_SECS"].default
     # No log has a query in it, for that has tokens.
     assert [words for words in found if "access_log" in words] == [
         ("http", "access_log", "/dev/stdout", "without_query")

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 # Twisted's own bound, 16 KiB, is less than a token with many roles and groups takes in an address.
 MAX_REQUEST_LINE = 128 * 1024
 HTTPChannel.totalHeadersSize = MAX_REQUEST_LINE
+HTTPChannel.maxHeaders = 200
 # Past the first bound Twisted answers 400; past this one, within a single line, it only hangs up.
 HTTPChannel.MAX_LENGTH = 2 * MAX_REQUEST_LINE
 

@@ -8,7 +8,6 @@ from collections.abc import Generator
 from typing import Any, cast
 
 import websockets.http11
-from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
@@ -22,18 +21,18 @@ from hubs.protocols import framing
 from hubs.protocols.extension import EXTENSION, Receiver
 from hubs.servers import endings
 from hubs.servers.direct import NOT_THERE, DirectSocket, Sockets
+from hubs.servers.http import MAX_HEADERS, MAX_REQUEST_LINE, HttpConfig, HttpProtocol
 from hubs.servers.stopping import Drain, StoppingServer
-from hubs.servers.upgrades import HttpProtocol
 
 # The consumer judges the size of messages and says so in the close frame. The server's own limit is
 # only there so that nothing of unbounded size is ever held in memory.
 SERVER_LIMIT_FACTOR = 2
 
 
-# websockets' own bound on one line of a request, 8 KiB, is less than a token with many roles and
-# groups takes in an address. This one holds the longest token that is looked at (rules/tokens.py).
-MAX_REQUEST_LINE = 128 * 1024
-websockets.http11.MAX_LINE_LENGTH = MAX_REQUEST_LINE
+# websockets reads a handshake once more, after HttpProtocol has, and has bounds of its own: 8 KiB for a line, which is
+# less than a token with many roles and groups takes in an address, and 128 headers. The whole line is counted here.
+websockets.http11.MAX_LINE_LENGTH = MAX_REQUEST_LINE + 1024
+websockets.http11.MAX_NUM_HEADERS = MAX_HEADERS
 
 # What a client may send before its handshake is answered; then its socket waits.
 MAX_EARLY_BYTES = 256 * 1024
@@ -315,7 +314,7 @@ class _Events(asyncio.Queue[Any]):
             super()._put(item)
 
 
-class _Config(Config):
+class _Config(HttpConfig):
     """The settings of one server, and what its sockets share: the one thing that all its protocols know."""
 
     sockets: Sockets | None = None
@@ -344,6 +343,7 @@ def server(application: Any, drain: Drain | None = None) -> StoppingServer:
             access_log=False,
             log_config=None,
             log_level="warning",
+            timeout_keep_alive=conf.settings.HTTP_KEEP_ALIVE_SECS,
             timeout_graceful_shutdown=10,
         ),
         drain,

@@ -3,7 +3,8 @@
 `ws://…/NAME` is a conversation. Text messages that are JSON objects are orders (`_obey`), everything else is
 echoed as a description. `http://…/NAME` waits for the end of that conversation and gives all that was
 heard in it; the application goes on listening after the end, so that a second end would be found out.
-`?release` lets it go, `?begun` waits for its beginning, `?sent` asks how many messages of a flood were taken.
+`?release` lets it go, `?begun` waits for its beginning, `?sent` asks how many messages of a flood were taken. `?read`
+reads the request's body and tells of the request, `?late` does so a moment later, `?large` answers with LARGE bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 Event = dict[str, Any]
+
+# More than the buffers between a server and a client hold.
+LARGE = 64 << 20
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
@@ -65,7 +69,7 @@ async def application(scope: Event, receive: Receive, send: Send) -> None:
             await receive()
             await send({"type": f"lifespan.{answer}.complete"})
     elif scope["type"] == "http":
-        await _report(scope, send)
+        await _report(scope, receive, send)
     else:
         conversation = _conversation(scope)
         assert (await receive())["type"] == "websocket.connect"
@@ -82,7 +86,7 @@ async def application(scope: Event, receive: Receive, send: Send) -> None:
         listening.cancel()
 
 
-async def _report(scope: Event, send: Send) -> None:
+async def _report(scope: Event, receive: Receive, send: Send) -> None:
     conversation = _conversation(scope)
     answer: Any = conversation.heard
     match scope["query_string"]:
@@ -92,11 +96,34 @@ async def _report(scope: Event, send: Send) -> None:
             answer = conversation.sent
         case b"release":
             conversation.released.set()
+        case b"read" | b"late":
+            if scope["query_string"] == b"late":
+                await asyncio.sleep(0.3)
+            answer = await _read(scope, receive)
+            print("READ", json.dumps(answer), flush=True)
+            if answer is None:
+                return
+        case b"large":
+            answer = "x" * LARGE
         case _:
             await conversation.over.wait()
     body = json.dumps(answer).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _read(scope: Event, receive: Receive) -> Any:
+    """What there is to tell of a request; None when its client has gone."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    names = [name.decode() for name, _ in scope["headers"]]
+    host = dict(scope["headers"]).get(b"host", b"").decode()
+    return {"path": scope["path"], "host": host, "headers": names, "size": size}
 
 
 async def _listen(conversation: Conversation, receive: Receive, send: Send) -> None:

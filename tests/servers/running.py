@@ -24,12 +24,19 @@ class Running:
     """A server process."""
 
     def __init__(
-        self, folder: Path, server: str, *, closing_secs: float = 10, head_secs: float = 60, **settings: Any
+        self,
+        folder: Path,
+        server: str,
+        *,
+        closing_secs: float = 10,
+        http: dict[str, float] | None = None,
+        **settings: Any,
     ) -> None:
+        """`http`: bounds of `hubs.servers.http`, by their names."""
         self.server = server
         self.port = free_port()
         self.log = folder / f"{server}-{self.port}.log"
-        options = {"settings": settings, "closing_secs": closing_secs, "head_secs": head_secs}
+        options = {"settings": settings, "closing_secs": closing_secs, "http": http or {}}
         command = [sys.executable, "-m", "tests.servers.serving", server, str(self.port), json.dumps(options)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)

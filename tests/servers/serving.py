@@ -15,10 +15,12 @@ def main() -> None:
     server, port, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     logging.basicConfig(level=logging.INFO)
     settings.configure(WEBPUBSUB=options["settings"])
-    from hubs.servers import endings, upgrades
+    from hubs.servers import endings, http
 
     endings.CLOSING_SECS = options["closing_secs"]
-    upgrades.HEAD_SECS = options["head_secs"]
+    for name, value in options["http"].items():
+        assert hasattr(http, name), name
+        setattr(http, name, value)
     SERVERS[server](port)
 
 

@@ -15,7 +15,7 @@ REQUEST = b"GET /nobody?sent HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    server = Running(tmp_path_factory.mktemp("silence"), "uvicorn", head_secs=1)
+    server = Running(tmp_path_factory.mktemp("silence"), "uvicorn", http={"HEAD_SECS": 1, "LOOK_SECS": 0.1})
     yield server
     server.stop()
     assert "Traceback" not in server.log.read_text()
