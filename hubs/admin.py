@@ -36,7 +36,7 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from hubs import administration, conf, portal, resources
+from hubs import accounts, administration, conf, portal, resources, sign_in
 from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, validate_hub_name
 from hubs.rules import event_routing
 from hubs.rules.names import canonical_hub
@@ -568,14 +568,58 @@ admin.site.unregister([User, Group])
 
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, ModelAdmin):
+    """Accounts. Flags and permissions are for superusers to give; see hubs.accounts for who may change whom."""
+
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    actions = ["forget_failed_sign_ins"]
+
+    GIVEN_BY_SUPERUSERS = ("is_staff", "is_superuser", "groups", "user_permissions")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        fields = super().get_readonly_fields(request, obj)
+        return fields if request.user.is_superuser else (*fields, *self.GIVEN_BY_SUPERUSERS)
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return super().has_change_permission(request, obj) and _is_within(obj, accounts.within(request.user))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and _is_within(obj, accounts.within(request.user))
+
+    @action(description="Forget failed sign-ins", permissions=["change"])
+    def forget_failed_sign_ins(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """Let people sign in again who failed too often, or whom strangers kept out."""
+        done = []
+        for user in queryset.filter(pk__in=accounts.within(request.user).values("pk")):
+            sign_in.forget(user.get_username())
+            self.log_change(request, user, "Forgot failed sign-ins.")
+            done.append(user.get_username())
+        if done:
+            self.message_user(request, f"Failed sign-ins are forgotten of: {', '.join(done)}.")
+        if len(done) < queryset.count():
+            self.message_user(request, "Some of these accounts you may not change.", messages.WARNING)
 
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    pass
+    """Groups. Nobody gives one a permission that they do not hold themselves."""
+
+    def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
+        field: Any = super().formfield_for_manytomany(db_field, request, **kwargs)
+        if db_field.name == "permissions":
+            field.queryset = field.queryset.filter(pk__in=accounts.permissions_of(request.user).values("pk"))
+        return field
+
+    def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return super().has_change_permission(request, obj) and _is_within(obj, accounts.groups_within(request.user))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and _is_within(obj, accounts.groups_within(request.user))
+
+
+def _is_within(obj: Model | None, rows: QuerySet[Any]) -> bool:
+    return obj is None or rows.filter(pk=obj.pk).exists()
 
 
 if apps.is_installed("rest_framework.authtoken"):
@@ -599,6 +643,15 @@ if apps.is_installed("rest_framework.authtoken"):
         list_display_links = ["user"]
         list_select_related = ["user"]
         autocomplete_fields = ["user"]
+
+        def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+            # A token is its account: who may not act for that sees and changes none of it.
+            return super().get_queryset(request).filter(user__in=accounts.within(request.user))
+
+        def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+            if db_field.name == "user":
+                kwargs["queryset"] = accounts.within(request.user)
+            return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
         def secret_of(self, obj: Any, what: str) -> str:
             return str(obj.key)

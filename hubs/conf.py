@@ -93,6 +93,24 @@ OPTIONS: dict[str, Option] = {
     "NEGOTIATE_RATE_ANONYMOUS": Option("120/min", "Negotiate calls per client address; None = no limit.", _rate),
     "NEGOTIATE_RATE_USER": Option("600/min", "Negotiate calls per signed-in user; None = no limit.", _rate),
     "MANAGE_RATE": Option("600/min", "Calls to the management API per staff account; None = no limit.", _rate),
+    "SIGN_IN_FAILURES": Option(
+        5, "Failed sign-ins to one account from one address in SIGN_IN_COOL_OFF_SECS; more are 429.", _between(1, 1000)
+    ),
+    "SIGN_IN_FAILURES_PER_ADDRESS": Option(
+        30,
+        "Failed sign-ins from one address, and apart from them wrong API tokens, in SIGN_IN_COOL_OFF_SECS; more are "
+        "429.",
+        _between(1, 100_000),
+    ),
+    "SIGN_IN_FAILURES_PER_ACCOUNT": Option(
+        100,
+        "Failed sign-ins to one account from addresses it has not been signed in to from, in SIGN_IN_COOL_OFF_SECS; "
+        "more are 429.",
+        _between(1, 1_000_000),
+    ),
+    "SIGN_IN_COOL_OFF_SECS": Option(
+        300, "For how many seconds failed sign-ins are counted against a caller.", _between(1, 86_400)
+    ),
     "REST_RATE": Option(
         None, 'Calls to the REST API per access key, such as "6000/min"; None = no limit, as in Azure.', _rate
     ),

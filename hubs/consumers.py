@@ -20,7 +20,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from hubs import endpoints
+from hubs import callers, endpoints
 from hubs.connections.connection import Connection
 from hubs.connections.direct import DirectOutbox
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
@@ -52,6 +52,7 @@ class HubConsumer(AsyncConsumer):
         event = await receive()
         if event["type"] != "websocket.connect":
             return
+        hub = None
         try:
             handshake = _handshake(scope)
             hub = hub_of(handshake)
@@ -60,6 +61,13 @@ class HubConsumer(AsyncConsumer):
                 connection_id = switchboard().new_connection_id()
                 admission = await admit(handshake, connection_id)
         except HandshakeRefused as refused:
+            logger.info(
+                "A handshake was refused: hub %s, from %s: %d, %s",
+                hub or "none",
+                callers.of_scope(scope),
+                refused.status,
+                callers.legible(refused.message),
+            )
             await _refuse(scope, send, refused)
             return
         except Exception:

@@ -1,24 +1,28 @@
-"""Staff pages that show no table of the database: the Client URL Generator.
+"""Staff pages that show no table of the database: the sign-in page, and the Client URL Generator.
 
-They live inside the admin site, with its look and its sign-in. Like the admin they call the
-service's own functions and decide nothing about tokens themselves.
+They live inside the admin site, with its look. Like the admin they call the service's own functions
+and decide nothing about tokens themselves.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from django import forms
 from django.contrib.admin import AdminSite
 from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from unfold.forms import AuthenticationForm
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminTextareaWidget,
@@ -26,9 +30,11 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from hubs import client_urls, conf
+from hubs import callers, client_urls, conf, sign_in
 from hubs.models import AccessKey, Hub
 from hubs.rules import roles
+
+logger = logging.getLogger(__name__)
 
 # A client URL is a credential for any user id and any role, as a key is.
 PERMISSION = "hubs.change_accesskey"
@@ -41,7 +47,21 @@ LONG_URL_CHARACTERS = 7_500
 
 
 def register(site: AdminSite) -> None:
-    """Add these pages to an admin site of the theme."""
+    """Add these pages to an admin site of the theme, in place of its own sign-in page."""
+    sign_in_page = site.login
+
+    def login(request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        response = sign_in_page(request, extra_context)
+        wait = getattr(request, _WAIT, None)
+        if wait is not None:
+            response.status_code = HTTPStatus.TOO_MANY_REQUESTS
+            response["Retry-After"] = str(wait)
+        return response
+
+    # As the site's own: with LoginRequiredMiddleware in the settings there would be no way in.
+    login.login_required = False  # type: ignore[attr-defined]
+    site.login = login  # type: ignore[method-assign]
+    site.login_form = SignInForm
     before: Callable[[], list[URLPattern]] = getattr(site, "extra_urls", list)
 
     def extra_urls() -> list[URLPattern]:
@@ -49,6 +69,55 @@ def register(site: AdminSite) -> None:
         return [*before(), path("client-url/", page, name="hubs_client_url")]
 
     site.extra_urls = extra_urls  # type: ignore[attr-defined]  # the theme asks for it when it builds its table
+
+
+# On the request: the seconds for which the sign-in page sends somebody away.
+_WAIT = "_sign_in_wait_secs"
+
+
+class SignInForm(AuthenticationForm):
+    """The theme's form, with as many failures as hubs.sign_in allows. Each leaves a line in the log."""
+
+    def clean(self) -> dict[str, Any]:
+        """Look at the password, unless there were too many wrong ones."""
+        account, address = self.cleaned_data.get("username"), callers.of_request(self.request)
+        if account is None or self.cleaned_data.get("password") is None:
+            # Not filled in, which is said at the field.
+            return dict(super().clean())
+        attempt = sign_in.Attempt(account, address)
+        try:
+            attempt.begin()
+        except sign_in.TooManyFailures as refused:
+            setattr(self.request, _WAIT, refused.wait)
+            self._log("too many failures", account, address)
+            raise forms.ValidationError(
+                f"There were too many failed sign-ins. Try again in {_minutes(refused.wait)}.", code="throttled"
+            ) from None
+        try:
+            data: dict[str, Any] = super().clean()
+        except forms.ValidationError:
+            self._log("wrong password, or not a staff account", account, address)
+            raise
+        attempt.succeeded()
+        return data
+
+    @staticmethod
+    def _log(reason: str, account: str, address: str) -> None:
+        accounts = get_user_model()
+        # A password typed into the wrong field is no account, and does not get into the log.
+        known = accounts.objects.filter(**{accounts.USERNAME_FIELD: account}).exists()
+        logger.warning(
+            "A sign-in failed: %s, from %s: %s",
+            f"account {callers.legible(account)}" if known else "an unknown account",
+            address,
+            reason,
+        )
+
+
+def _minutes(secs: int) -> str:
+    if secs <= 60:
+        return f"{secs} second{'s' if secs > 1 else ''}"
+    return f"{-(-secs // 60)} minutes"
 
 
 class Names(forms.CharField):

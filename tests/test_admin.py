@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group, Permission, User
+from django.core.cache import cache
 from django.test import Client, override_settings
 from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
-from hubs import hub_settings
+from hubs import hub_settings, sign_in
 from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_settings")]
@@ -753,6 +754,53 @@ def test_who_may_view_api_tokens_sees_masks_only(staff: Callable[..., Client]) -
     assert token.key not in response.content.decode()
 
 
+@pytest.fixture
+def others() -> dict[str, User]:
+    """Accounts with one permission more than nothing: of their own, by a group, or as superusers."""
+    permission = Permission.objects.get(codename="change_accesskey")
+    by_itself, by_group = User.objects.create_user("by itself"), User.objects.create_user("by group", is_active=False)
+    by_itself.user_permissions.add(permission)
+    group = Group.objects.create(name="keepers")
+    group.permissions.add(permission)
+    by_group.groups.add(group)
+    superuser = User.objects.create_superuser("chief", "chief@example.com", "kept")
+    plain = User.objects.create_user("plain")
+    return {user.username: user for user in (by_itself, by_group, superuser, plain)}
+
+
+def test_nobody_gets_the_api_token_of_somebody_who_may_do_more(
+    staff: Callable[..., Client], others: dict[str, User]
+) -> None:
+    client = staff("view_tokenproxy", "add_tokenproxy", "change_tokenproxy", "delete_tokenproxy", "view_user")
+    pat = User.objects.get(username="pat")
+    more = [others[name] for name in ("by itself", "by group", "chief")]
+    for user in more:
+        response = client.post(f"{TOKENS}add/", {"user": str(user.pk)})
+        assert response.status_code == 200
+        assert not Token.objects.filter(user=user).exists()
+        token = Token.objects.create(user=user)
+        assert client.post(f"{TOKENS}{user.pk}/secret/", {"what": "token", "act": "reveal"}).status_code == 404
+        assert client.get(f"{TOKENS}{user.pk}/change/").status_code == 302
+        assert client.post(f"{TOKENS}{user.pk}/delete/", {"post": "yes"}).status_code == 302
+        assert token.key[:4] not in client.get(TOKENS).content.decode()
+    assert Token.objects.count() == 3
+    for user in (others["plain"], pat):
+        assert client.post(f"{TOKENS}add/", {"user": str(user.pk)}).status_code == 302
+        key = client.post(f"{TOKENS}{user.pk}/secret/", {"what": "token", "act": "reveal"}).json()["secret"]
+        assert key == Token.objects.get(user=user).key
+    # Nor by giving one's own token to them.
+    assert client.post(f"{TOKENS}{pat.pk}/change/", {"user": str(others["chief"].pk)}).status_code == 200
+    assert Token.objects.get(user=others["chief"]).key != Token.objects.get(user=pat).key
+
+
+def test_who_holds_the_same_may_see_the_token(staff: Callable[..., Client], others: dict[str, User]) -> None:
+    client = staff("view_tokenproxy", "change_tokenproxy", "change_accesskey")
+    for name, status in (("by itself", 200), ("by group", 200), ("chief", 404)):
+        Token.objects.create(user=others[name])
+        response = client.post(f"{TOKENS}{others[name].pk}/secret/", {"what": "token", "act": "reveal"})
+        assert response.status_code == status
+
+
 # People
 
 
@@ -764,3 +812,85 @@ def test_a_user_is_made_and_gets_a_password(root: Client) -> None:
     assert ann.check_password(password)
     for page in (f"/admin/auth/user/{ann.pk}/change/", f"/admin/auth/user/{ann.pk}/password/"):
         assert root.get(page).status_code == 200
+
+
+def test_a_password_is_not_set_by_somebody_who_may_do_less(
+    staff: Callable[..., Client], others: dict[str, User]
+) -> None:
+    client = staff("view_user", "add_user", "change_user", "delete_user")
+    fields = {"usable_password": "true", "password1": "correct horse battery", "password2": "correct horse battery"}
+    for name, user in others.items():
+        may = name == "plain"
+        assert client.post(f"/admin/auth/user/{user.pk}/password/", fields).status_code == (302 if may else 403)
+        user.refresh_from_db()
+        assert user.check_password("correct horse battery") is may
+        email = {"username": user.username, "email": "mine@example.com", "date_joined_0": "2026-01-01"}
+        response = client.post(f"/admin/auth/user/{user.pk}/change/", email | {"date_joined_1": "00:00"})
+        assert response.status_code == (302 if may else 403)
+        user.refresh_from_db()
+        assert (user.email == "mine@example.com") is may
+    every = {"action": "delete_selected", "_selected_action": [user.pk for user in others.values()], "post": "yes"}
+    assert client.post("/admin/auth/user/", every).status_code == 403
+    response = client.post(f"/admin/auth/user/{others['plain'].pk}/delete/", {"post": "yes"})
+    assert set(User.objects.values_list("username", flat=True)) == {"pat", "by itself", "by group", "chief"}
+
+
+def test_flags_and_permissions_are_given_by_superusers(staff: Callable[..., Client], others: dict[str, User]) -> None:
+    client = staff("view_user", "add_user", "change_user")
+    pat = User.objects.get(username="pat")
+    wished = {
+        "is_active": "on",
+        "is_staff": "on",
+        "is_superuser": "on",
+        "groups": [str(group.pk) for group in Group.objects.all()],
+        "user_permissions": [str(Permission.objects.get(codename="change_accesskey").pk)],
+        "date_joined_0": "2026-01-01",
+        "date_joined_1": "00:00",
+    }
+    for user in (pat, others["plain"]):
+        page = client.get(f"/admin/auth/user/{user.pk}/change/").content.decode()
+        for name in ("is_staff", "is_superuser", "groups", "user_permissions"):
+            assert f'name="{name}"' not in page
+        response = client.post(f"/admin/auth/user/{user.pk}/change/", {"username": user.username} | wished)
+        assert response.status_code == 302
+        user = User.objects.get(pk=user.pk)
+        assert (user.is_staff, user.is_superuser) == (user == pat, False)
+        assert not user.groups.exists()
+        assert not user.has_perm("hubs.change_accesskey")
+    client.force_login(others["chief"])
+    assert 'name="user_permissions"' in client.get(f"/admin/auth/user/{pat.pk}/change/").content.decode()
+    client.post(f"/admin/auth/user/{pat.pk}/change/", {"username": "pat"} | wished)
+    assert User.objects.get(username="pat").is_superuser
+
+
+def test_a_group_gets_only_what_one_holds(staff: Callable[..., Client], others: dict[str, User]) -> None:
+    client = staff("view_group", "add_group", "change_group", "delete_group")
+    mine, other = (Permission.objects.get(codename=name) for name in ("view_group", "change_accesskey"))
+    assert client.post("/admin/auth/group/add/", {"name": "g", "permissions": [str(other.pk)]}).status_code == 200
+    assert client.post("/admin/auth/group/add/", {"name": "g", "permissions": [str(mine.pk)]}).status_code == 302
+    assert list(Group.objects.get(name="g").permissions.all()) == [mine]
+    keepers = Group.objects.get(name="keepers")
+    assert client.post(f"/admin/auth/group/{keepers.pk}/change/", {"name": "mine"}).status_code == 403
+    assert client.post(f"/admin/auth/group/{keepers.pk}/delete/", {"post": "yes"}).status_code == 403
+    client.force_login(others["chief"])
+    assert client.post("/admin/auth/group/add/", {"name": "h", "permissions": [str(other.pk)]}).status_code == 302
+
+
+def test_failed_sign_ins_are_forgotten(staff: Callable[..., Client], others: dict[str, User]) -> None:
+    def waits(name: str) -> bool:
+        try:
+            sign_in.Attempt(name, "192.0.2.1").begin()
+        except sign_in.TooManyFailures:
+            return True
+        return False
+
+    cache.clear()
+    assert [waits(name) for name in ("plain", "chief") for _ in range(6)].count(True) == 2
+    client = staff("view_user", "change_user")
+    chosen = [others[name].pk for name in ("plain", "chief")]
+    response = client.post("/admin/auth/user/", {"action": "forget_failed_sign_ins", "_selected_action": chosen})
+    text = messages_of(client, response)
+    assert "forgotten of: plain." in text
+    assert "Some of these accounts you may not change." in text
+    assert [waits("plain"), waits("chief")] == [False, True]
+    cache.clear()

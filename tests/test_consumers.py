@@ -9,7 +9,7 @@ import pytest
 
 from hubs import operations
 from hubs.connections.handshake import Admission
-from hubs.consumers import _Conversation
+from hubs.consumers import HubConsumer, _Conversation
 from hubs.messaging.switchboard import switchboard
 from hubs.protocols.plain import PlainCodec
 from hubs.rules.roles import Permissions
@@ -40,3 +40,41 @@ async def test_a_cancelled_beginning_leaves_nobody_reachable(monkeypatch: pytest
         assert len(board) == 0
     finally:
         await board.stop()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("hub", "query", "line"),
+    [
+        (
+            "Chat",
+            b"access_token=eyJsecret",
+            "hub chat, from 192.0.2.1: 401, Invalid access token: the token is not ",
+        ),
+        ("1\r\n", b"", "hub none, from 192.0.2.1: 400, Invalid hub name. Use /client/hubs/{hub}; a hub starts with a"),
+    ],
+)
+async def test_a_refused_handshake_is_told_in_the_log(
+    hub: str, query: bytes, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    scope = {
+        "url_route": {"kwargs": {"hub": hub}},
+        "query_string": query,
+        "headers": [(b"host", b"localhost")],
+        "client": ("192.0.2.1", 5),
+        "extensions": {"websocket.http.response": {}},
+    }
+    caplog.set_level("INFO", "hubs")
+    await HubConsumer()(scope, receive, send)
+    [said] = [record.getMessage() for record in caplog.records if record.name == "hubs.consumers"]
+    assert said.startswith(f"A handshake was refused: {line}")
+    assert "secret" not in said
+    assert sent[0]["status"] in (400, 401)

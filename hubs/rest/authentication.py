@@ -18,10 +18,10 @@ from typing import Any
 from django.contrib.auth import SESSION_KEY
 from django.http import HttpRequest
 from rest_framework import authentication
-from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated
+from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated, Throttled
 from rest_framework.request import Request
 
-from hubs import conf, hub_settings
+from hubs import callers, conf, hub_settings, sign_in
 from hubs.rest import endpoints
 from hubs.rest.paths import raw_path
 from hubs.rules import tokens
@@ -102,7 +102,26 @@ def _fingerprint(token: str, keys: Iterable[str]) -> str:
 
 
 class ApiTokens(authentication.TokenAuthentication):
-    """`Authorization: Token …`, a person's API token. A bad one is refused, not taken for no token."""
+    """`Authorization: Token …`, a person's API token. A bad one is refused, not taken for no token.
+
+    An address that sent too many bad ones is sent away before the token is looked for.
+    """
+
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
+        """Give the token's user, None where there is no token. Raises AuthenticationFailed, Throttled."""
+        scheme, _, _ = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
+        if scheme.lower() != self.keyword.lower():
+            return None
+        address = callers.of_request(request)
+        try:
+            sign_in.check_tokens_of(address)
+        except sign_in.TooManyFailures as refused:
+            raise Throttled(refused.wait, "There were too many wrong API tokens from this address.") from None
+        try:
+            return super().authenticate(request)
+        except AuthenticationFailed:
+            sign_in.count_wrong_token(address)
+            raise
 
 
 class ActiveSession(authentication.SessionAuthentication):

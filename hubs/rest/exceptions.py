@@ -28,7 +28,7 @@ from django.http import Http404, HttpResponse
 from rest_framework import exceptions as drf
 from rest_framework.views import set_rollback
 
-from hubs import errors
+from hubs import callers, errors
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +134,36 @@ def error(
 def handler(problem: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """Answer whatever a view raised. The contract is DRF's EXCEPTION_HANDLER."""
     set_rollback()
-    view = context["view"]
-    return answer(problem, context["request"], getattr(view, "row", None), name=type(view).__name__)
+    view, named = context["view"], context["kwargs"]
+    hub = named.get("hub") or named.get("hub_name") or ""
+    return answer(problem, context["request"], getattr(view, "row", None), name=type(view).__name__, hub=hub)
 
 
-def answer(problem: Exception, request: Any, row: Any = None, *, name: str = "") -> HttpResponse:
-    """Answer whatever was raised while a request was handled: one of `row`, or else of the view `name`."""
+# What becomes of a request of somebody who may not make it, or not so often. The log says so.
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def answer(problem: Exception, request: Any, row: Any = None, *, name: str = "", hub: str = "") -> HttpResponse:
+    """Answer whatever was raised while a request was handled: one of `row`, or else of the view `name`.
+
+    `hub` is the hub that the path names, for the log.
+    """
+    what = f"{row.method} {row.path}" if row else name
+    response = _answered(problem, request, row, what)
+    if response.status_code in _REFUSALS:
+        reason = problem.detail if isinstance(problem, drf.APIException) else problem
+        logger.info(
+            "A request was refused: %s, hub %s, from %s: %d, %s",
+            what,
+            callers.legible(hub) or "none",
+            callers.of_request(request),
+            response.status_code,
+            callers.legible(_sentence(reason)),
+        )
+    return response
+
+
+def _answered(problem: Exception, request: Any, row: Any, what: str) -> HttpResponse:
     match problem:
         case Problem():
             return error(problem.status_code, str(problem.detail), code=problem.code, target=problem.target)
@@ -165,7 +189,7 @@ def answer(problem: Exception, request: Any, row: Any = None, *, name: str = "")
         case SuspiciousOperation():
             # Too many parameters, for instance. Django's texts name its settings, so ours is used.
             return error(HTTPStatus.BAD_REQUEST, "The request is malformed or has too many parameters.")
-    return _unexpected(problem, request, f"{row.method} {row.path}" if row else name)
+    return _unexpected(problem, request, what)
 
 
 def _unexpected(problem: Exception, request: Any, what: str) -> HttpResponse:

@@ -130,7 +130,8 @@ async def _answer(taken: _Taken) -> tuple[Headers, bytes]:
     try:
         await _do(taken)
     except Exception as problem:
-        response = table.complete(taken.request, exceptions.answer(problem, taken.request, taken.row))
+        answer = exceptions.answer(problem, taken.request, taken.row, hub=taken.named["hub"])
+        response = table.complete(taken.request, answer)
         taken.status = response.status_code
         return _encoded(taken.added.to(response)), response.content
     before, after = _headers_when_done(taken.added)

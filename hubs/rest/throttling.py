@@ -5,23 +5,17 @@ The counts are kept in Django's cache, so Redis shares them between processes.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import time
 
-from django.core.cache import cache
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
 from rest_framework.views import APIView
 
-from hubs import conf
+from hubs import callers, conf, rates
 
 logger = logging.getLogger(__name__)
 
 _PERIOD_SECS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-# A household or a rented server has at least this much IPv6 of its own.
-_IPV6_NEIGHBOURHOOD = 64
 
 
 class _NegotiateRate(SimpleRateThrottle):
@@ -64,26 +58,22 @@ class PerAddress(_NegotiateRate):
         """Count by address; None = not for signed-in users."""
         if request.user.is_authenticated:
             return None
-        return self.cache_format % {"scope": self.scope, "ident": _neighbourhood(self.get_ident(request) or "")}
+        return self.cache_format % {"scope": self.scope, "ident": callers.neighbourhood(callers.of_request(request))}
 
 
 def secs_to_wait(key: str) -> float | None:
     """Count a data plane call made with an access key; None when it may be answered, else seconds until the next may.
 
     `key` is what KeyHolder has of it. Servers call often, so a call costs one counter, not a list of times
-    as above: calls are counted in periods of fixed length. Around the turn of a period a key may
-    get up to twice its rate.
+    as above. Around the turn of a period a key may get up to twice its rate.
     """
     rate = conf.settings.REST_RATE
     if rate is None or not key:
         return None
     most, _, unit = rate.partition("/")
-    period = _PERIOD_SECS[unit[0]]
-    number, gone = divmod(time.time(), period)
-    counter = f"rest_rate:{key}:{int(number)}"
     try:
-        cache.add(counter, 0, timeout=period + 1)
-        return None if cache.incr(counter) <= int(most) else period - gone
+        number, wait, _ = rates.count(f"rest_rate:{key}", _PERIOD_SECS[unit[0]])
+        return None if number <= int(most) else wait
     except Exception as problem:
         # A cache that is away says nothing about this caller; refusing everybody would be worse than not counting.
         logger.warning("Calls cannot be counted: %s", problem)
@@ -103,17 +93,3 @@ class PerKey(BaseThrottle):
     def wait(self) -> float | None:
         """Seconds until the next period."""
         return self._waiting
-
-
-def _neighbourhood(address: str) -> str:
-    """What counts as one caller: an IPv4 address, or the IPv6 network around one."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        # A proxy's made-up word, or a Unix socket. Cache keys have neither spaces nor control characters.
-        return "".join(character for character in address if character.isalnum())[:64]
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((int(parsed), _IPV6_NEIGHBOURHOOD), strict=False).network_address)
-    return str(parsed)

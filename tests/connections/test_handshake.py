@@ -400,9 +400,7 @@ async def test_the_services_own_cookies_stay_here(
     assert "secret" not in str(told[0].headers)
 
 
-async def test_own_cookies_are_known_by_the_names_in_the_settings(
-    application: HubHandlers, settings: Any
-) -> None:
+async def test_own_cookies_are_known_by_the_names_in_the_settings(application: HubHandlers, settings: Any) -> None:
     settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME = "__Host-session", "__Host-csrf"
     told: list[ConnectRequest] = []
     application.on_connect(told.append)

@@ -737,3 +737,14 @@ def test_whatever_is_asked(
     assert seen["lane"] > 300, seen
     assert seen["django"] > 100, seen
     assert min(seen[f"lane {status}"] for status in (202, 400, 401, 413, 415)) > 0, seen
+
+
+def test_a_refusal_is_told_in_the_log_once_by_either_way(both: Both, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hubs")
+    answered = both.ask("/api/hubs/chat%0A/:send", key=STRANGER)
+    assert answered is not None
+    lines = [record.getMessage() for record in caplog.records if record.name == "hubs.rest.exceptions"]
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    assert lines[0].startswith("A request was refused: POST /api/hubs/{hub}/:send, hub chat\ufffd, from ")
+    assert lines[0].endswith(": 401, The token is not signed with a key of this service.")

@@ -1,0 +1,32 @@
+"""`manage.py reset_sign_ins NAME`: let somebody sign in again who failed too often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from hubs import conf, sign_in
+
+
+class Command(BaseCommand):
+    help = "Forget the failed sign-ins to an account, so that it can be signed in to again at once. Needs REDIS_URL."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("username", help="the name of the account")
+
+    def handle(self, *args: Any, username: str, **options: Any) -> None:
+        if isinstance(caches["default"], LocMemCache):
+            raise CommandError(
+                "Without REDIS_URL failed sign-ins are counted in the memory of the running service. Restart it, wait "
+                f"{conf.settings.SIGN_IN_COOL_OFF_SECS} seconds, or use “Forget failed sign-ins” on the admin's page "
+                "of users."
+            )
+        try:
+            sign_in.forget(username)
+        except Exception as problem:
+            raise CommandError(f"The cache cannot be reached ({type(problem).__name__}). Check REDIS_URL.") from None
+        self.stdout.write(f"Failed sign-ins to the account {username} are forgotten.")

@@ -1,0 +1,129 @@
+"""How often somebody may fail to sign in: with a password, or with an API token.
+
+Three counts of wrong passwords, each per SIGN_IN_COOL_OFF_SECS. The narrow one, of an account from one address,
+stops those who guess, and nobody else. The other two are wider: one address that tries many accounts, and one
+account that is tried from many addresses. The last would let strangers lock an account's owner out for as long as
+they like, so an address from which the account was signed in to within thirty days is exempt from both, and only
+its own mistakes count there.
+
+An attempt is counted before its password is looked at and taken back when it was right, so a hundred attempts
+at once are a hundred. What is refused at the narrow count does not reach the wider ones.
+
+API tokens cannot be guessed, so a wrong one is usually an old one in a program; they are counted by address, apart
+from passwords, so that such a program keeps nobody from signing in.
+
+Where the cache is away nobody is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import unicodedata
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import TypeVar
+
+from django.core.cache import cache
+
+from hubs import conf, rates
+from hubs.callers import neighbourhood
+
+logger = logging.getLogger(__name__)
+
+KNOWN_ADDRESS_SECS = 30 * 86_400
+
+_Result = TypeVar("_Result")
+
+
+class TooManyFailures(Exception):
+    """Refused without a look at the password or token. `wait`: seconds until the next attempt may be made."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__()
+        self.wait = max(1, math.ceil(wait))
+
+
+class Attempt:
+    """One attempt to sign in to an account with a password."""
+
+    def __init__(self, account: str, address: str) -> None:
+        """Note who wants in: the account's name as it was typed, and the address as hubs.callers gives it."""
+        self._account = _folded(account)
+        self._address = neighbourhood(address)
+        self._counters: list[str] = []
+
+    def begin(self) -> None:
+        """Count the attempt. Raises TooManyFailures."""
+        wait = _unless_away(self._count, None)
+        if wait is not None:
+            raise TooManyFailures(wait)
+
+    def _count(self) -> float | None:
+        series = cache.get(_key("series", self._account), "")
+        wide = not cache.get(_key("known", self._account, self._address))
+        limits = [(_key("both", self._account, self._address, series), conf.settings.SIGN_IN_FAILURES)]
+        if wide:
+            limits += [
+                (_key("address", self._address), conf.settings.SIGN_IN_FAILURES_PER_ADDRESS),
+                (_key("account", self._account, series), conf.settings.SIGN_IN_FAILURES_PER_ACCOUNT),
+            ]
+        for name, most in limits:
+            number, wait, counter = rates.count(name, conf.settings.SIGN_IN_COOL_OFF_SECS)
+            if number > most:
+                return wait
+            self._counters.append(counter)
+        return None
+
+    def succeeded(self) -> None:
+        """Take the attempt back, and remember the address as one of the account's owner."""
+        _unless_away(self._take_back, None)
+
+    def _take_back(self) -> None:
+        for counter in self._counters:
+            rates.take_back(counter)
+        cache.set(_key("known", self._account, self._address), 1, timeout=KNOWN_ADDRESS_SECS)
+
+
+def check_tokens_of(address: str) -> None:
+    """Raise TooManyFailures where too many wrong API tokens came from an address."""
+    number, wait = _unless_away(lambda: rates.look(_tokens_of(address), conf.settings.SIGN_IN_COOL_OFF_SECS), (0, 0.0))
+    if number >= conf.settings.SIGN_IN_FAILURES_PER_ADDRESS:
+        raise TooManyFailures(wait)
+
+
+def count_wrong_token(address: str) -> None:
+    """Count a wrong API token that came from an address."""
+    _unless_away(lambda: rates.count(_tokens_of(address), conf.settings.SIGN_IN_COOL_OFF_SECS), None)
+
+
+def forget(account: str) -> None:
+    """Let an account be signed in to again at once, from addresses that are not refused themselves.
+
+    Raises whatever the cache raises.
+    """
+    # A new series of counters takes the place of the old ones, whichever addresses those were of.
+    cache.set(_key("series", _folded(account)), secrets.token_hex(8), timeout=conf.settings.SIGN_IN_COOL_OFF_SECS * 2)
+
+
+def _tokens_of(address: str) -> str:
+    return _key("tokens", neighbourhood(address))
+
+
+def _unless_away(step: Callable[[], _Result], otherwise: _Result) -> _Result:
+    try:
+        return step()
+    except Exception as problem:
+        # It says nothing about this caller; refusing everybody would be worse than not counting.
+        logger.warning("Failed sign-ins cannot be counted: %s", type(problem).__name__)
+        return otherwise
+
+
+def _folded(account: str) -> str:
+    return unicodedata.normalize("NFKC", account).casefold()
+
+
+def _key(kind: str, *parts: str) -> str:
+    digest = blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16)
+    return f"sign_in:{kind}:{digest.hexdigest()}"
