@@ -22,7 +22,7 @@ from hubs.rules import names, tokens
 
 DEFAULT_MINUTES = 60
 MIN_MINUTES = 1
-MAX_MINUTES = 525_600  # a year
+MAX_MINUTES = 2**31 - 1  # as in Azure: the largest 32-bit integer
 MAX_USER_ID_CHARACTERS = 1024
 
 

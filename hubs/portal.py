@@ -42,6 +42,9 @@ PERMISSION = "hubs.change_accesskey"
 MAX_LIST_CHARACTERS = 100_000
 MAX_HUB_NAMES = 500
 
+# Programs may ask for more; a URL that is pasted somewhere should end some day.
+MAX_MINUTES = 525_600  # a year
+
 # Servers and proxies on the way often refuse request lines beyond 8 KB.
 LONG_URL_CHARACTERS = 7_500
 
@@ -187,7 +190,7 @@ class ClientUrlForm(forms.Form):
         label="Lifetime in minutes",
         initial=client_urls.DEFAULT_MINUTES,
         min_value=client_urls.MIN_MINUTES,
-        max_value=client_urls.MAX_MINUTES,
+        max_value=MAX_MINUTES,
         widget=UnfoldAdminIntegerFieldWidget(),
         help_text="How long the URL opens new connections (a year at most). Connections that are open stay open.",
     )

@@ -144,7 +144,7 @@ def _checked(filter: str | None, metadata: Mapping[str, str] | None, ttl_secs: i
         if filter:
             compile_filter(filter)
     except InvalidFilter as problem:
-        raise ValueError(f"the filter cannot be read: {problem.message}") from None
+        raise ValueError(f"the filter cannot be read: {problem}") from None
     if metadata and not is_metadata(metadata.items()):
         raise ValueError("metadata have keys of letters, digits and dashes, and ASCII values; 8 KiB in all")
     if ttl_secs is not None and not 0 <= ttl_secs <= MAX_TTL_SECS:

@@ -96,7 +96,7 @@ def test_bad_input_is_named(keys: list[AccessKey], field: str, arguments: dict[s
     assert 10 < len(str(caught.value)) < 250
 
 
-@pytest.mark.parametrize("minutes", [1, 1.5, 525_600])
+@pytest.mark.parametrize("minutes", [1, 1.5, 2**31 - 1])
 def test_the_bounds_themselves_are_good(keys: list[AccessKey], minutes: float) -> None:
     assert client_urls.issue("chat", minutes=minutes, now=NOW).expires.timestamp() == NOW + minutes * 60
 

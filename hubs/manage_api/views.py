@@ -30,7 +30,7 @@ from hubs.rest import endpoints, exceptions, paging
 from hubs.rest.authentication import ActiveSession, ApiTokens
 from hubs.rest.exceptions import BadRequest, NotExisted, Problem
 from hubs.rest.parameters import Parameters
-from hubs.rest.rendering import JSONForEverybody, Utf8JSON
+from hubs.rest.rendering import JSONForEverybody, NoContent, Utf8JSON
 from hubs.rules import names
 
 _PATH = ("manage", "api")
@@ -90,8 +90,10 @@ class Management(ViewSet):
 
     def done(self, resource: msgspec.Struct | None = None, *, status: HTTPStatus | None = None) -> Response:
         """The answer of an operation that was done, with the status its row promises."""
-        data = None if resource is None else msgspec.to_builtins(resource)
-        return Response(data, status=status or self.row.ok)
+        status = status or self.row.ok
+        if status == HTTPStatus.NO_CONTENT:
+            return NoContent()
+        return Response(None if resource is None else msgspec.to_builtins(resource), status=status)
 
     def next_link(self, page: paging.Page, found: list[Any], last_id: str) -> Any:
         """Where a listing goes on; UNSET when it does not."""

@@ -55,7 +55,7 @@ def members(request: HttpRequest) -> Mapping[str, Any]:
     try:
         given = _read_object(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise BadRequest("The request body has to be a JSON object.", target="body") from None
+        raise BadRequest("The request body has to be a JSON object.") from None
     return {name.lower(): value for name, value in given.items()}
 
 
@@ -73,7 +73,7 @@ def _json(parameters: Mapping[str, str], body: bytes) -> Payload:
         _check_json(text)
     # RecursionError: nested deeper than the parser follows. ValueError: lone surrogates among others.
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise BadRequest("The request body is not a valid JSON.", target="body") from None
+        raise BadRequest("The request body is not a valid JSON.") from None
     return Payload(JSON, text)
 
 
@@ -103,7 +103,7 @@ def _decoded(parameters: Mapping[str, str], body: bytes) -> str:
         # Decoding is also the check: half a surrogate pair in UTF-16 or UTF-32 is refused here.
         return codec.decode(body)[0]
     except UnicodeError:
-        raise BadRequest(f"The request body is not {codec.name} text.", target="body") from None
+        raise BadRequest(f"The request body is not {codec.name} text.") from None
 
 
 def _content_type(request: HttpRequest) -> tuple[str, Mapping[str, str]]:

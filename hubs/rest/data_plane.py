@@ -11,6 +11,7 @@ object; neither has a rule of its own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -23,9 +24,9 @@ from hubs import conf, hub_settings, operations
 from hubs.protocols.json import MAX_TTL_SECS
 from hubs.rest import bodies, exceptions, metadata
 from hubs.rest.authentication import AccessKeyAuthentication
-from hubs.rest.exceptions import BadRequest, NotExisted
+from hubs.rest.exceptions import BadFilter, BadRequest, NotExisted
 from hubs.rest.parameters import Parameters
-from hubs.rest.rendering import JSONForEverybody, Utf8JSON
+from hubs.rest.rendering import JSONForEverybody, NoContent, Utf8JSON
 from hubs.rest.throttling import PerKey
 from hubs.rest.versions import ApiVersion
 from hubs.rules import names
@@ -64,6 +65,8 @@ class DataPlane(ViewSet):
 
     def done(self, data: Any = None) -> Response:
         """The answer of an operation that was done, with the status its row promises."""
+        if self.row.ok == HTTPStatus.NO_CONTENT:
+            return NoContent()
         return Response(data, status=self.row.ok)
 
     def perform(self, verb: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
@@ -101,6 +104,8 @@ def check_names(named: Mapping[str, str], snapshot: Callable[[], hub_settings.Sn
         raise BadRequest("Invalid group name.", target="group")
     if named.get("user_id", "u").isspace():
         raise BadRequest("Invalid user ID.", target="userId")
+    if named.get("connection_id", "c").isspace():
+        raise BadRequest("Invalid connection ID.", target="connectionId")
 
 
 def _check_hub(name: str, snapshot: Callable[[], hub_settings.Snapshot]) -> None:
@@ -115,14 +120,14 @@ def passed_on(options: tuple[str, ...], parameters: Parameters) -> dict[str, Any
     return {option: read(parameters) for name, (option, read) in _OPTIONS.items() if name in options}
 
 
-def checked_filter(text: str | None) -> str | None:
-    """Give a filter that can be evaluated; None for none, which an empty text is as well. Raises BadRequest."""
+def checked_filter(text: str | None, *, target: str = "filter") -> str | None:
+    """Give a filter that can be evaluated; None for none, which an empty text is as well. Raises BadFilter."""
     if not text:
         return None
     try:
         compile_filter(text)
     except InvalidFilter as problem:
-        raise BadRequest(problem.message, target="filter") from None
+        raise BadFilter(problem.message, problem.detail, target=target) from None
     return text
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -54,11 +54,12 @@ class Header(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is answered: words, and the schema of the JSON if there is any."""
+    """What is answered: words, and the schema of the JSON if there is any; of a problem document where one may come."""
 
     description: str
     content: Schema | type | None = None
     headers: tuple[Header, ...] = ()
+    problem: type | None = None
 
 
 class Body(NamedTuple):
@@ -92,7 +93,22 @@ class Error(msgspec.Struct, forbid_unknown_fields=True):
     message: str
     target: str | None
     details: None
-    inner: None
+    innererror: None
+
+
+class BadFilter(msgspec.Struct, forbid_unknown_fields=True):
+    """A filter that cannot be used. `message` is Azure's, `detail` says where the mistake is and what to write."""
+
+    code: str
+    message: str
+    target: Literal["filter", "Filter"]
+    errors: dict[str, list[str]]
+    type: None
+    title: Literal["One or more validation errors occurred."]
+    status: Literal[400]
+    detail: str
+    instance: None
+    extensions: dict[str, Any]
 
 
 ERROR_CODE = Header("x-ms-error-code", "The `code` of the body.", {"type": "string"}, always=True)
@@ -197,7 +213,7 @@ _MESSAGE = Body(
     description="The message, passed on as it is. Without a media type it is taken for binary.",
 )
 
-_GROUPS = Body(
+GROUPS = Body(
     {
         bodies.JSON_TYPE: {
             "type": "object",
@@ -317,10 +333,10 @@ OPERATIONS: Mapping[str, Operation] = {
         "WebPubSub_CloseAllConnections", "Hub", "Close all connections", _CLOSED
     ),
     f"POST {_HUB}/:addToGroups": Operation(
-        "WebPubSub_AddConnectionsToGroups", "Hub", "Make connections members of groups", _JOINED, body=_GROUPS
+        "WebPubSub_AddConnectionsToGroups", "Hub", "Make connections members of groups", _JOINED, body=GROUPS
     ),
     f"POST {_HUB}/:removeFromGroups": Operation(
-        "WebPubSub_RemoveConnectionsFromGroups", "Hub", "End memberships of connections", _LEFT, body=_GROUPS
+        "WebPubSub_RemoveConnectionsFromGroups", "Hub", "End memberships of connections", _LEFT, body=GROUPS
     ),
     # One connection
     f"HEAD {_CONNECTION}": Operation(

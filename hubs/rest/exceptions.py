@@ -3,6 +3,7 @@
     APIException (DRF)
     └── Problem            carries code and target
         ├── BadRequest         400  Error.BadRequest
+        │   └── BadFilter           a document of its own, see below
         ├── NotAllowed         403  Error.Forbidden
         ├── NotExisted         404  the code of the operation's row
         ├── TooLarge           413  Error.RequestEntityTooLarge
@@ -12,6 +13,9 @@
 Views raise these, DRF's own (401, 405, 429 …) or let a Refusal of `hubs.errors` pass; `answer` answers
 all of them alike, whether a view met them or the lane (hubs/rest/lane.py). SDKs take the code from the
 `x-ms-error-code` header or from the body.
+
+A filter that is refused is the one thing the cloud service answers from another layer: as the problem document of
+RFC 9457 that ASP.NET writes for invalid input, without the header of supported versions.
 """
 
 from __future__ import annotations
@@ -53,6 +57,14 @@ class BadRequest(Problem):
     status_code = HTTPStatus.BAD_REQUEST
 
 
+class BadFilter(BadRequest):
+    """A filter that cannot be used. `target` is what the parameter is called; `advice` says what to write instead."""
+
+    def __init__(self, message: str, advice: str, *, target: str) -> None:
+        super().__init__(message, target=target)
+        self.advice = advice
+
+
 class NotAllowed(Problem):
     """The caller is known (or needs not be) and may not have this."""
 
@@ -91,6 +103,8 @@ class Unavailable(Problem):
     target = None
 
 
+PROBLEM_DOCUMENT = "application/problem+json"
+
 # Codes of answers that come from elsewhere than `Problem`.
 CODES: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "Error.BadRequest",
@@ -117,11 +131,34 @@ def error(
 ) -> HttpResponse:
     """Write an error as this API writes them all."""
     code = code or CODES.get(status, "Error.BadRequest")
-    body = {"code": code, "message": message, "target": target, "details": None, "inner": None}
+    body = {"code": code, "message": message, "target": target, "details": None, "innererror": None}
+    return _response(status, code, body, "application/json", headers)
+
+
+def _bad_filter(problem: BadFilter) -> HttpResponse:
+    message = str(problem.detail)
+    body = {
+        "code": problem.code,
+        "message": message,
+        "target": problem.target,
+        "errors": {problem.target: [message]},
+        "type": None,
+        "title": "One or more validation errors occurred.",
+        "status": problem.status_code,
+        "detail": problem.advice,
+        "instance": None,
+        "extensions": {},
+    }
+    return _response(problem.status_code, problem.code, body, PROBLEM_DOCUMENT)
+
+
+def _response(
+    status: int, code: str, body: Mapping[str, Any], media_type: str, headers: Mapping[str, str] | None = None
+) -> HttpResponse:
     response = HttpResponse(
         json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"),
         status=status,
-        content_type="application/json; charset=utf-8",
+        content_type=f"{media_type}; charset=utf-8",
         headers=dict(headers or {}),
     )
     response["x-ms-error-code"] = code
@@ -165,6 +202,8 @@ def answer(problem: Exception, request: Any, row: Any = None, *, name: str = "",
 
 def _answered(problem: Exception, request: Any, row: Any, what: str) -> HttpResponse:
     match problem:
+        case BadFilter():
+            return _bad_filter(problem)
         case Problem():
             return error(problem.status_code, str(problem.detail), code=problem.code, target=problem.target)
         case drf.APIException():

@@ -28,8 +28,7 @@ def of_request(request: HttpRequest) -> Mapping[str, str] | None:
     if not is_metadata(metadata.items()):
         raise BadRequest(
             f"Metadata headers have keys of 1 to {MAX_KEY_BYTES} characters and ASCII values of at most "
-            f"{MAX_VALUE_BYTES}, {MAX_TOTAL_BYTES} in total.",
-            target="metadata",
+            f"{MAX_VALUE_BYTES}, {MAX_TOTAL_BYTES} in total."
         )
     return metadata or None
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from hubs.rest import description, versions
+from hubs.rest import description, exceptions, versions
 from hubs.rest.description import Answer, Header, Operation, Parameter
 from hubs.rest.table import ROWS, Row
 
@@ -125,8 +125,10 @@ class Document:
             written["headers"] = {header.name: self._header(header) for header in answer.headers}
         if answer.content is not None and has_content:
             written["content"] = {"application/json": {"schema": self._schema(answer.content)}}
+            if answer.problem is not None:
+                written["content"][exceptions.PROBLEM_DOCUMENT] = {"schema": self._schema(answer.problem)}
         if answer.content is description.Error:
-            name = status.phrase.title().replace(" ", "")
+            name = status.phrase.title().replace(" ", "") + (".filter" if answer.problem else "")
             return self._share("responses", name if has_content else f"{name}.head", written)
         return written
 
@@ -208,16 +210,19 @@ def _answers(row: Row, operation: Operation) -> dict[HTTPStatus, Answer]:
         answers[HTTPStatus.NOT_FOUND] = description.refusal(
             HTTPStatus.NOT_FOUND, f"What the path names is not there (`{row.missing}`), or the hub was never created"
         )
-    versions_header = Header(*_SUPPORTED)
+    if "filter" in row.options or operation.body is description.GROUPS:
+        bad = answers[HTTPStatus.BAD_REQUEST]
+        answers[HTTPStatus.BAD_REQUEST] = bad._replace(problem=description.BadFilter)
     return {
-        status: answer._replace(headers=(*answer.headers, versions_header, description.REQUEST_ID_ECHOED))
+        status: answer._replace(
+            headers=(*answer.headers, _SUPPORTED._replace(always=not answer.problem), description.REQUEST_ID_ECHOED)
+        )
         for status, answer in answers.items()
     }
 
 
-_SUPPORTED = (
+_SUPPORTED = Header(
     versions.SUPPORTED_HEADER[0],
-    "The api-versions that the service answers.",
+    "The api-versions that the service answers. Not with a problem document.",
     {"type": "string", "const": versions.SUPPORTED_HEADER[1]},
-    True,
 )

@@ -155,8 +155,9 @@ def data_plane(request: HttpRequest) -> HttpResponse:
 
 
 def complete(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    """Add the headers that every answer of the data plane has."""
-    response.headers.setdefault(*versions.SUPPORTED_HEADER)
+    """Add the headers that every answer of the data plane has; a problem document names no versions."""
+    if not response.headers.get("Content-Type", "").startswith(exceptions.PROBLEM_DOCUMENT):
+        response.headers.setdefault(*versions.SUPPORTED_HEADER)
     if asked_by := request_id(request):
         response.headers[REQUEST_ID_HEADER] = asked_by
     return response

@@ -103,8 +103,8 @@ def _groups_and_filter(request: Request) -> tuple[tuple[str, ...], str | None]:
         raise BadRequest("Invalid group name.", target="groups")
     text = members.get("filter")
     if text is not None and not isinstance(text, str):
-        raise BadRequest("filter has to be a text.", target="filter")
-    return tuple(dict.fromkeys(groups)), checked_filter(text)
+        raise BadRequest("filter has to be a text.", target="Filter")
+    return tuple(dict.fromkeys(groups)), checked_filter(text, target="Filter")
 
 
 class Connections(Receivers):
@@ -221,8 +221,8 @@ class Permissions(DataPlane):
         group = self.parameters.one("targetName")
         if group is None or not names.is_group_name(group):
             raise BadRequest(
-                f"targetName has to name a group: 1 to {names.MAX_GROUP_CHARACTERS} characters, not only white space.",
-                target="targetName",
+                "Invalid group name. Valid group name should be in between 1 and "
+                f"{names.MAX_GROUP_CHARACTERS} characters long."
             )
         self.permission, self.group = permission, group
 

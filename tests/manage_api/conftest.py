@@ -20,7 +20,7 @@ HOST = "localhost:8080"
 ENDPOINT = f"http://{HOST}"
 ROOT = "/manage/api"
 
-ERROR_MEMBERS = ["code", "message", "target", "details", "inner"]
+ERROR_MEMBERS = ["code", "message", "target", "details", "innererror"]
 
 
 @pytest.fixture(autouse=True)

@@ -464,10 +464,10 @@ WRONG: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "group": ({"group": "%20"}, 400, "group"),
     "filter": ({"query": "filter=userId"}, 400, "filter"),
     "ttl": ({"query": "messageTtlSeconds=x"}, 400, "messageTtlSeconds"),
-    "metadata": ({"headers": {"x-webpubsub-metadata-a": "\u00fc"}}, 400, "metadata"),
+    "metadata": ({"headers": {"x-webpubsub-metadata-a": "\u00fc"}}, 400, "Request"),
     "type": ({"headers": {"content-type": "application/xml"}}, 415, "Content-Type"),
     "size": ({"body": b"x" * 2000}, 413, "body"),
-    "body": ({"body": b"{", "headers": JSON_TYPE}, 400, "body"),
+    "body": ({"body": b"{", "headers": JSON_TYPE}, 400, "Request"),
 }
 
 

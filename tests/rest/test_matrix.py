@@ -6,6 +6,7 @@ does what is wrong with it and what has to be answered.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from .doubles import GONE, Recorder
 
 pytestmark = pytest.mark.django_db
 
-ERROR_MEMBERS = ["code", "message", "target", "details", "inner"]
+ERROR_MEMBERS = ["code", "message", "target", "details", "innererror"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Expected:
     code: str | None = None
     target: str | None = None
     asked: bool = False
+    # A problem document (RFC 9457) instead of an ordinary error.
+    document: bool = False
 
 
 BAD = "Error.BadRequest"
@@ -129,16 +132,21 @@ def bad_names(row: Row) -> Iterator[Case]:
         yield "long group", asked.named(group="g" * 1025), Expected(400, BAD, "group")
     if "{user_id}" in row.path:
         yield "blank user", asked.named(user_id="  "), Expected(400, BAD, "userId")
+    if "{connection_id}" in row.path:
+        yield "blank connection", asked.named(connection_id=" \t"), Expected(400, BAD, "connectionId")
     if "{permission}" in row.path:
         yield "no permission", asked.named(permission="everything"), Expected(400, BAD, "permission")
-        yield "no group named", replace(asked, query=asked.query[:1]), Expected(400, BAD, "targetName")
+        for text in ("", " ", "g" * 1025):
+            named = replace(asked, query=(*asked.query[:1], ("targetName", text)))
+            yield f"group {text[:9]!r} named", named, Expected(400, BAD, "Request")
+        yield "no group named", replace(asked, query=asked.query[:1]), Expected(400, BAD, "Request")
 
 
 def bad_parameters(row: Row) -> Iterator[Case]:
     asked = good(row)
     if "filter" in row.options:
         for text in ("userId eq 1", "nobody eq 'x'", "userId eq", "'open", "userId", " "):
-            yield f"filter {text!r}", asked.with_query(("filter", text)), Expected(400, BAD, "filter")
+            yield f"filter {text!r}", asked.with_query(("filter", text)), Expected(400, BAD, "filter", document=True)
         twice = replace(asked, query=(*asked.query, ("filter", "true"), ("filter", "true")))
         yield "two filters", twice, Expected(400, BAD, "filter")
         yield "a filter", asked.with_query(("filter", "userId eq null")), done(row)
@@ -168,9 +176,14 @@ def bad_bodies(row: Row) -> Iterator[Case]:
     large = Expected(413, "Error.RequestEntityTooLarge", "body")
     unsupported = Expected(415, "Error.UnsupportedMediaType", "Content-Type")
     yield "too big", replace(asked, body=b'"' + b"x" * (most - 1) + b'"'), large
-    yield "broken JSON", replace(asked, body=b'{"groups": ["a"'), Expected(400, BAD, "body")
-    yield "no JSON", replace(asked, body=b""), Expected(400, BAD, "body")
-    yield "no UTF-8", replace(asked, body=b'"\xff"'), Expected(400, BAD, "body")
+    if not row.sends:
+        for text in ("userId eq 1", "nobody(1)", "invalid filter"):
+            body = json.dumps({"groups": ["a"], "filter": text}).encode()
+            yield f"filter {text!r}", replace(asked, body=body), Expected(400, BAD, "Filter", document=True)
+        yield "no filter", replace(asked, body=b'{"groups": ["a"], "filter": 1}'), Expected(400, BAD, "Filter")
+    yield "broken JSON", replace(asked, body=b'{"groups": ["a"'), Expected(400, BAD, "Request")
+    yield "no JSON", replace(asked, body=b""), Expected(400, BAD, "Request")
+    yield "no UTF-8", replace(asked, body=b'"\xff"'), Expected(400, BAD, "Request")
     for kind in ("application/xml", "json", "text/html; charset=utf-8", "application/json; charset=klingon"):
         yield f"type {kind}", replace(asked, content_type=kind), unsupported
     chunked = replace(asked, headers={"transfer-encoding": "chunked"})
@@ -249,16 +262,43 @@ def make(client, keys: dict[str, str], asked: Asked):
     )
 
 
+def check_document(body: dict[str, Any], target: str) -> None:
+    """What the cloud service answers to a filter that it refuses; only `detail` is ours."""
+    message, detail = body["message"], body["detail"]
+    assert body == {
+        "code": BAD,
+        "message": message,
+        "target": target,
+        "errors": {target: [message]},
+        "type": None,
+        "title": "One or more validation errors occurred.",
+        "status": 400,
+        "detail": detail,
+        "instance": None,
+        "extensions": {},
+    }
+    assert message.startswith("Invalid syntax for '")
+    assert message.endswith("(Parameter 'filter')")
+    assert detail.startswith("At character ")
+
+
 def check(response, expected: Expected, recorder: Recorder) -> None:
     assert response.status_code == expected.status, response.content
-    assert response["api-supported-versions"].endswith(NEWEST)
+    assert response.get("api-supported-versions", "").endswith("" if expected.document else NEWEST)
+    assert ("api-supported-versions" in response) == (not expected.document)
     assert response["x-ms-client-request-id"] == "matrix"
     assert bool(recorder.calls) == expected.asked
     if expected.code is None:
         assert "x-ms-error-code" not in response
-        assert response["Content-Length"] == str(len(response.content))
+        # What has no body by its status has no length of one.
+        length = None if expected.status == 204 else str(len(response.content))
+        assert response.get("Content-Length") == length
         return
     assert response["x-ms-error-code"] == expected.code
+    if expected.document:
+        assert response["Content-Type"] == "application/problem+json; charset=utf-8"
+        check_document(response.json(), str(expected.target))
+        return
     assert response["Content-Type"] == "application/json; charset=utf-8"
     if response.content:  # not of a HEAD
         body = response.json()

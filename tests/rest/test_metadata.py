@@ -52,7 +52,7 @@ def test_metadata(headers, expected):
 def test_what_is_no_metadata(headers):
     with pytest.raises(BadRequest) as refused:
         of(*headers)
-    assert refused.value.target == "metadata"
+    assert refused.value.target == "Request"
 
 
 def test_servers_without_a_scope():

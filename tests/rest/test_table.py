@@ -18,7 +18,7 @@ CONNECTION = "/api/hubs/chat/connections/abc"
 def answer(response) -> dict:
     assert response["Content-Type"] == "application/json; charset=utf-8"
     body = response.json()
-    assert list(body) == ["code", "message", "target", "details", "inner"]
+    assert list(body) == ["code", "message", "target", "details", "innererror"]
     assert response["x-ms-error-code"] == body["code"]
     return body
 
@@ -126,7 +126,7 @@ def test_an_unknown_or_second_version_is_refused_before_the_token_is_looked_at(c
         "message": response.json()["message"],
         "target": "api-version",
         "details": None,
-        "inner": None,
+        "innererror": None,
     }
 
 

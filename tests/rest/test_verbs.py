@@ -139,11 +139,11 @@ def test_many_groups_by_filter(call, recorder, action, verb, body, groups, filte
         ({"groups": ["a", 1]}, "groups"),
         ({"groups": ["a", None]}, "groups"),
         ({"groups": ["x" * 1025]}, "groups"),
-        ({"groups": ["a"], "filter": " "}, "filter"),
-        ({"groups": ["a"], "filter": 1}, "filter"),
-        ({"groups": ["a"], "filter": ["userId"]}, "filter"),
-        ({"groups": ["a"], "filter": "userId"}, "filter"),
-        (["a"], "body"),
+        ({"groups": ["a"], "filter": " "}, "Filter"),
+        ({"groups": ["a"], "filter": 1}, "Filter"),
+        ({"groups": ["a"], "filter": ["userId"]}, "Filter"),
+        ({"groups": ["a"], "filter": "userId"}, "Filter"),
+        (["a"], "Request"),
     ],
 )
 def test_what_is_no_choice_of_groups(call, recorder, action, body, target):

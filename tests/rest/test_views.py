@@ -97,6 +97,11 @@ def test_a_token_of_nobody_for_an_hour(call, query):
     assert claims["exp"] - claims["iat"] == 3600
 
 
+def test_a_token_of_the_longest_lifetime(call):
+    claims = claims_of(call("POST", f"{GENERATE}?minutesToExpire=2147483647"))
+    assert claims["exp"] - claims["iat"] == 2147483647 * 60
+
+
 @pytest.mark.parametrize("client_type", ["Default", "default", "DEFAULT"])
 def test_client_types_that_are_served(call, client_type):
     assert claims_of(call("POST", f"{GENERATE}?clientType={client_type}"))["aud"] == f"{ENDPOINT}/client/hubs/chat"
@@ -108,6 +113,7 @@ def test_client_types_that_are_served(call, client_type):
         ("minutesToExpire=0", "minutesToExpire"),
         ("minutesToExpire=-5", "minutesToExpire"),
         ("minutesToExpire=1.5", "minutesToExpire"),
+        ("minutesToExpire=2147483648", "minutesToExpire"),
         ("minutesToExpire=99999999999999", "minutesToExpire"),
         ("minutesToExpire=5&minutesToExpire=6", "minutesToExpire"),
         ("userId=%20%20", "userId"),

@@ -9,7 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hubs.rules.filters import InvalidFilter, compile_filter
+from hubs.rules.filters.mistake import MAX_QUOTED_CHARACTERS
 from tests.rules.filter_subjects import SUBJECTS, Connection, passing
+from tests.rules.test_filters_mistakes import AZURES
 
 # Any text at all
 
@@ -23,10 +25,12 @@ def _check_any(text: str) -> None:
     else:
         return
     assert 0 <= error.position <= len(text)
-    assert f" At character {error.position + 1}: " in error.message
-    assert error.message.isprintable()
-    assert len(error.message) < 700
-    error.message.encode()
+    assert error.detail.startswith(f"At character {error.position + 1}: ")
+    assert AZURES.fullmatch(error.message)
+    assert str(error).isprintable()
+    assert len(error.message) < 2 * MAX_QUOTED_CHARACTERS + 100
+    assert len(error.detail) < MAX_QUOTED_CHARACTERS + 300
+    str(error).encode()
 
 
 PIECES = st.sampled_from(

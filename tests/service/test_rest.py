@@ -609,4 +609,40 @@ async def test_requests_without_bodies_need_no_length(rest: Rest) -> None:
     client = await rest.connect()
     answer = await asyncio.to_thread(_talk, rest.target, _head(rest, "/:closeConnections"))
     assert answer.startswith(b"HTTP/1.1 204 ")
+    # RFC 9110, 8.6: what cannot have a body says nothing of its length.
+    assert b"content-length" not in answer.lower()
+    assert b"transfer-encoding" not in answer.lower()
     await ended(client)
+
+
+INVALID_GROUP = "Invalid group name. Valid group name should be in between 1 and 1024 characters long."
+INVALID_FILTER = (
+    "Invalid syntax for 'invalid filter': Syntax error at position 14 in 'invalid filter'. (Parameter 'filter')"
+)
+
+
+async def test_refusals_on_the_wire(rest: Rest) -> None:
+    """As they were recorded from the cloud service, by the lane and by Django."""
+    hub = f"/api/hubs/{rest.hub}"
+    text = {"Content-Type": "text/plain"}
+    by_query = await call(rest.target, "POST", f"{hub}/:send?filter=invalid%20filter", b"x", **text)
+    body = json.dumps({"groups": ["g"], "filter": "invalid filter"}).encode()
+    by_body = await call(rest.target, "POST", f"{hub}/:addToGroups", body, **{"Content-Type": "application/json"})
+    for answer, target in ((by_query, "filter"), (by_body, "Filter")):
+        assert (answer.status, answer.code) == (400, "Error.BadRequest")
+        assert answer.headers["Content-Type"] == "application/problem+json; charset=utf-8"
+        assert "api-supported-versions" not in answer.headers
+        said = json.loads(answer.body)
+        assert (said["target"], said["message"], said["errors"]) == (target, INVALID_FILTER, {target: [INVALID_FILTER]})
+        assert list(said)[4:] == ["type", "title", "status", "detail", "instance", "extensions"]
+    no_group = await call(rest.target, "DELETE", f"{hub}/permissions/joinLeaveGroup/connections/x")
+    assert json.loads(no_group.body) == {
+        "code": "Error.BadRequest",
+        "message": INVALID_GROUP,
+        "target": "Request",
+        "details": None,
+        "innererror": None,
+    }
+    assert "api-supported-versions" in no_group.headers
+    blank = await call(rest.target, "POST", f"{hub}/connections/%20/:send", b"x", **text)
+    assert (blank.status, json.loads(blank.body)["target"]) == (400, "connectionId")

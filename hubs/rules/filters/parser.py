@@ -14,6 +14,10 @@ a rule calls those of the rules within it, so nesting uses Python's stack: at mo
 level and a hundred levels. That, and every other quantity, is bounded here, which keeps time and memory in
 bounds for all who come after. Letter case counts only inside quotes.
 
+Text that is no expression ends the reading at once. A part that means nothing or has the wrong type does not: it
+is noted, null stands in for it, and the reading goes on, because a syntax error later on is what Azure would report
+(hubs/rules/filters/mistake.py). Only the first such part is kept.
+
 A comparison is not a value: `1 eq 1 eq true` needs parentheses. `not` reaches over the comparison that follows
 it, as the grammar says. Where Azure reads `not a eq b` as `(not a) eq b`, a must be true or false,
 and then both readings have the same result.
@@ -22,12 +26,13 @@ and then both readings have the same result.
 from __future__ import annotations
 
 import difflib
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from hubs.rules.filters import tree
 from hubs.rules.filters.functions import FUNCTIONS, Type
-from hubs.rules.filters.mistake import Mistake, quoted
-from hubs.rules.filters.tokens import CLOSE, COMMA, END, INTEGER, OPEN, STRING, WORD, Token, tokens
+from hubs.rules.filters.mistake import SyntaxMistake, Unsupported, quoted, unsupported
+from hubs.rules.filters.tokens import CLOSE, COMMA, END, INTEGER, NUMBER, OPEN, STRING, WORD, Token, tokens
 from hubs.rules.filters.tree import Node
 
 MAX_CHARACTERS = 16_384
@@ -69,16 +74,18 @@ _INSTEAD = {
 _LONGEST_GUESS = 32
 
 _WRITE_VALUE = "write a value: 'text', a whole number, true, false, null, userId, connectionId, protocol or a function"
+_WRITE_INTEGER = "there are only whole numbers, as in length(userId) gt 3; put text in single quotes"
 _WRITE_MORE = "join conditions with and or with or, or end the filter here"
 
 
 def parse(text: str) -> Node:
     """Read a filter. Raises Mistake."""
     if len(text) > MAX_CHARACTERS:
-        raise Mistake(
+        raise SyntaxMistake(
             MAX_CHARACTERS,
             f"The filter has {len(text)} characters; {MAX_CHARACTERS} are allowed.",
             "shorten it; members of a group are sooner reached by 'chess' in groups than by their ids",
+            reached=MAX_CHARACTERS,
         )
     return _Parser(text).filter()
 
@@ -94,13 +101,16 @@ class _Parser:
         self._nesting = 0
         self._clauses = 1
         self._calls = 0
+        self._found: Unsupported | None = None
 
     def filter(self) -> Node:
         if self._token.kind == END:
-            raise Mistake(0, "The filter is empty.", "write a condition, as in userId eq 'ada', or leave filter out")
+            self._refuse(0, "The filter is empty.", "write a condition, as in userId eq 'ada', or leave filter out")
         node = self._condition()
         if self._token.kind != END:
             self._refuse_after(node)
+        if self._found is not None:
+            raise self._found
         tree.check_condition(node, (node.start, node.end))
         return node
 
@@ -113,17 +123,20 @@ class _Parser:
                 while self._token.word == "and":
                     self._count_clause()
                     terms.append(self._term())
-                node = tree.junction("and", terms)
+                    self._locate(terms[0].start, terms[-1].end)
+                node = self._make(tree.junction, "and", terms)
+            if alternatives:
+                self._locate(alternatives[0].start, node.end)
             if self._token.word != "or":
                 break
             alternatives.append(node)
             self._count_clause()
-        return tree.junction("or", [*alternatives, node]) if alternatives else node
+        return self._make(tree.junction, "or", [*alternatives, node]) if alternatives else node
 
     def _count_clause(self) -> None:
         self._clauses += 1
         if self._clauses > MAX_CLAUSES:
-            raise Mistake(
+            self._refuse(
                 self._token.start,
                 f"The filter has more than {MAX_CLAUSES} conditions.",
                 "take some out, or write userId eq 'ada' or userId eq 'bob' shorter: userId in ('ada', 'bob')",
@@ -139,34 +152,28 @@ class _Parser:
             self._enter()
         node = self._comparison()
         for start in reversed(negations):
-            node = tree.negation(start, node)
+            node = self._make(tree.negation, start, node)
         self._nesting -= len(negations)
         return node
 
     def _comparison(self) -> Node:
         left = self._value()
         word = self._token.word
+        if word != "in" and word not in _COMPARISONS:
+            return left
+        self._advance()
+        right = self._collection() if word == "in" else self._value()
+        self._locate(left.start, right.end)
         if word == "in":
-            self._advance()
-            return tree.membership(left, self._collection())
-        if word in _COMPARISONS:
-            self._advance()
-            return tree.comparison(word, left, self._value())
-        return left
+            return self._make(tree.membership, left, right)
+        return self._make(tree.comparison, word, left, right)
 
-    def _collection(self) -> tree.Items | tree.Property:
-        token = self._token
-        if token.kind == OPEN:
+    def _collection(self) -> Node:
+        start = self._token.start
+        if self._token.kind == OPEN:
             items, end = self._values()
-            return tree.Items(Type.COLLECTION, token.start, end, items)
-        if token.word == "groups":
-            self._advance()
-            return tree.Property(Type.COLLECTION, token.start, token.end, "groups")
-        raise Mistake(
-            token.start,
-            "A list or groups is missing after in.",
-            "write a list in parentheses, as in userId in ('ada', 'bob'), or groups, as in 'chess' in groups",
-        )
+            return tree.Items(Type.COLLECTION, start, end, items)
+        return self._value()
 
     def _value(self) -> Node:
         token = self._token
@@ -175,8 +182,10 @@ class _Parser:
             self._advance()
             return tree.Literal(Type.STRING, start, end, token.text[1:-1].replace("''", "'"))
         if kind == INTEGER:
+            return self._integer(token)
+        if kind == NUMBER:
             self._advance()
-            return tree.Literal(Type.INT, start, end, _integer(token))
+            return self._note(unsupported(token.text, start, _WRITE_INTEGER), start, end)
         if kind == OPEN:
             self._enter()
             node = self._condition()
@@ -185,8 +194,8 @@ class _Parser:
             node.start, node.end = start, self._token.end
             self._leave()
             return node
-        if word in FUNCTIONS:
-            return self._call()
+        if kind == WORD and (word in FUNCTIONS or word not in _VOCABULARY):
+            return self._named()
         if word in _CONSTANTS:
             self._advance()
             return tree.Literal(_CONSTANTS[word][0], start, end, _CONSTANTS[word][1])
@@ -194,27 +203,64 @@ class _Parser:
         if known is None:
             self._refuse_value()
         self._advance()
+        if self._token.kind == OPEN:
+            return self._unknown_call(token)
         return known
 
-    def _call(self) -> Node:
+    def _named(self) -> Node:
+        """Read a function and its values, or a name that means nothing."""
         name = self._token
         self._advance()
-        function = FUNCTIONS[name.word]
-        if self._token.kind != OPEN:
-            raise Mistake(
-                name.start, f"Function '{name.word}' stands without values.", f"write it as in {function.example}"
-            )
+        function = FUNCTIONS.get(name.word)
+        if function is None and self._token.kind == OPEN:
+            return self._unknown_call(name)
+        if function is None or self._token.kind != OPEN:
+            if function is None:
+                advice = _instead(name) or f"put text in single quotes; {_LISTED_NAMES}"
+            else:
+                advice = f"a function has values in parentheses, as in {function.example}"
+            return self._note(unsupported(name.text, name.start, advice), name.start, name.end)
+        self._count_call(name)
+        arguments, end = self._values(may_be_none=True)
+        self._locate(name.start, end)
+        return self._make(tree.call, name.word, arguments, name.start, end, lambda: self._written(name.start, end))
+
+    def _unknown_call(self, name: Token) -> Node:
+        self._count_call(name)
+        found = self._found
+        _, end = self._values(may_be_none=True)
+        # Azure does not look at the values of a function that it does not know.
+        self._found = found
+        meant = None if name.word in tree.PROPERTIES else _instead(name)
+        advice = meant or f"functions are {_LISTED_FUNCTIONS}"
+        span = (name.start, end)
+        return self._note(unsupported(self._written(*span), name.start, advice, span), *span)
+
+    def _count_call(self, name: Token) -> None:
         self._calls += 1
         if self._calls > MAX_CALLS:
-            raise Mistake(name.start, f"The filter calls more than {MAX_CALLS} functions.", "take some out")
-        arguments, end = self._values()
-        return tree.call(name.word, arguments, name.start, end)
+            self._refuse(name.start, f"The filter calls more than {MAX_CALLS} functions.", "take some out")
 
-    def _values(self) -> tuple[tuple[Node, ...], int]:
+    def _integer(self, token: Token) -> Node:
+        _, text, start, end, _ = token
+        self._advance()
+        # Counted before it is read: reading takes time that grows with the square of the length.
+        if len(text) <= _LONGEST_INTEGER:
+            number = int(text)
+            if _SMALLEST <= number <= _LARGEST:
+                return tree.Literal(Type.INT, start, end, number)
+        advice = f"this number is too large; write one from {_SMALLEST} to {_LARGEST}"
+        return self._note(unsupported(text, start, advice), start, end)
+
+    def _values(self, *, may_be_none: bool = False) -> tuple[tuple[Node, ...], int]:
         """Read values in parentheses, parted by commas."""
         opening = self._token.start
         self._enter()
         values: list[Node] = []
+        if may_be_none and self._token.kind == CLOSE:
+            end = self._token.end
+            self._leave()
+            return (), end
         while True:
             values.append(self._value())
             if self._token.kind == CLOSE:
@@ -231,7 +277,7 @@ class _Parser:
         self._token = next(self._tokens)
         self._read += 1
         if self._read > MAX_TOKENS:
-            raise Mistake(
+            self._refuse(
                 self._token.start,
                 f"The filter has more than {MAX_TOKENS} words, values and signs.",
                 "shorten it; a list holds about a thousand values",
@@ -240,7 +286,7 @@ class _Parser:
     def _enter(self) -> None:
         self._nesting += 1
         if self._nesting > MAX_NESTING:
-            raise Mistake(
+            self._refuse(
                 self._token.start,
                 f"The filter is nested more than {MAX_NESTING} deep.",
                 "take out parentheses, functions or nots",
@@ -251,65 +297,87 @@ class _Parser:
         self._nesting -= 1
         self._advance()
 
+    # Parts that mean nothing, or not what is needed
+
+    def _make(self, make: Callable[..., Node], *arguments: Any) -> Node:
+        """Make a node, or note why it cannot be made."""
+        try:
+            return make(*arguments)
+        except Unsupported as mistake:
+            start, end = mistake.span or (0, len(self._text))
+            return self._note(mistake, start, end)
+
+    def _note(self, mistake: Unsupported, start: int, end: int) -> Node:
+        """Keep the first mistake, and give what stands in for the part that it is about."""
+        self._found = self._found or mistake
+        return tree.Literal(Type.NULL, start, end, None)
+
+    def _locate(self, start: int, end: int) -> None:
+        """Tell a mistake that was noted that this is the part of the filter around it, if it is."""
+        found = self._found
+        if found is not None and found.span is None and start <= found.position < end:
+            found.span = (start, end)
+
+    def _written(self, start: int, end: int) -> str:
+        """A call as Azure writes it: without the spaces around its values."""
+        text = ""
+        last: Token | None = None
+        for token in tokens(self._text[start:end]):
+            joined = (
+                last is None
+                or last.kind in (OPEN, COMMA)
+                or token.kind in (CLOSE, COMMA, END)
+                or (token.kind == OPEN and last.word not in (*_INFIX, "not"))
+            )
+            text += token.text if joined else f" {token.text}"
+            last = token
+        return text
+
     # Saying no
+
+    def _refuse(self, position: int, problem: str, advice: str) -> NoReturn:
+        raise SyntaxMistake(position, problem, advice, reached=self._token.end)
 
     def _refuse_value(self) -> NoReturn:
         """Refuse the present token where a value has to stand."""
         token = self._token
         if token.kind == END:
-            raise Mistake(token.start, "A value is missing at the end.", _WRITE_VALUE)
-        if token.kind == WORD and token.word not in _VOCABULARY:
-            called = self._text[token.end :].lstrip().startswith(OPEN)
-            known = f"functions are {_LISTED_FUNCTIONS}" if called else f"put text in single quotes; {_LISTED_NAMES}"
-            raise Mistake(token.start, f"Token '{quoted(token.text)}' is not supported.", _instead(token) or known)
+            self._refuse(token.start, "A value is missing at the end.", _WRITE_VALUE)
         negated = token.word == "not"
         advice = "put not and what follows it in parentheses" if negated else f"{_WRITE_VALUE} before it"
-        raise Mistake(token.start, f"A value is missing before '{token.text}'.", advice)
+        self._refuse(token.start, f"A value is missing before '{token.text}'.", advice)
 
     def _refuse_after(self, node: Node) -> NoReturn:
         """Refuse the present token, which stands behind a whole condition and cannot."""
         token = self._token
         if token.kind == CLOSE:
-            raise Mistake(
+            self._refuse(
                 token.start, "This parenthesis closes nothing.", "take it out, or open one before the condition"
             )
         if token.kind == WORD and token.word not in _VOCABULARY:
-            raise Mistake(
-                token.start, f"Token '{quoted(token.text)}' is not supported.", _instead(token) or _WRITE_MORE
-            )
-        if token.kind == OPEN and isinstance(node, tree.Property):
-            advice = f"only functions have values in parentheses: {_LISTED_FUNCTIONS}"
+            advice = _instead(token) or _WRITE_MORE
         elif token.word in _COMPARISONS or token.word == "in":
             advice = "compare once, or put the first comparison in parentheses"
         elif token.kind == COMMA:
             advice = "lists stand only after in, as in userId in ('ada', 'bob')"
         else:
             advice = _WRITE_MORE
-        raise Mistake(token.start, f"Token '{quoted(token.text)}' cannot stand here.", advice)
+        self._refuse(token.start, f"'{quoted(token.text)}' cannot stand here.", advice)
 
     def _refuse_unclosed(self, node: Node, opening: int) -> NoReturn:
         if self._token.kind == END:
-            raise Mistake(opening, "This parenthesis is never closed.", "close it behind the condition that it opens")
+            self._refuse(opening, "This parenthesis is never closed.", "close it behind the condition that it opens")
         self._refuse_after(node)
 
     def _refuse_in_list(self, opening: int) -> NoReturn:
         token = self._token
         if token.kind == END:
-            raise Mistake(opening, "This parenthesis is never closed.", "close it behind the last value")
-        raise Mistake(
+            self._refuse(opening, "This parenthesis is never closed.", "close it behind the last value")
+        self._refuse(
             token.start,
             f"A comma or a closing parenthesis is missing before '{quoted(token.text)}'.",
             "part values by commas, and put a comparison among them in parentheses",
         )
-
-
-def _integer(token: Token) -> int:
-    # Counted before it is read: reading takes time that grows with the square of the length.
-    if len(token.text) <= _LONGEST_INTEGER:
-        number = int(token.text)
-        if _SMALLEST <= number <= _LARGEST:
-            return number
-    raise Mistake(token.start, "This number is too large.", f"write one from {_SMALLEST} to {_LARGEST}")
 
 
 def _instead(token: Token) -> str | None:

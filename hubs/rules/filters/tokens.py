@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hubs.rules.filters.mistake import Mistake, quoted
+from hubs.rules.filters.mistake import SyntaxMistake, quoted
 
 WORD, STRING, INTEGER, END = "word", "string", "integer", "end"
+# What begins as a number does and is no whole one: fractions, dates, hexadecimal digits.
+NUMBER = "number"
 OPEN, CLOSE, COMMA = "(", ")", ","
 
 # Possessive quantifiers (*+): what was read is not given back, so that no text takes more than one pass.
@@ -16,9 +18,9 @@ _TOKEN = re.compile(
     r"""\s*+(?:
         (?P<word>[^\W\d]\w*+)
       | (?P<string>'[^']*+(?:''[^']*+)*+')
-      | (?P<integer>-?[0-9]++(?![\w.]))
+      | (?P<integer>-?[0-9]++(?![\w.]|-\w))
       | (?P<mark>[(),])
-      | (?P<number>-?[0-9][\w.]*+)
+      | (?P<number>-?[0-9](?:[\w.]|-(?=\w))*+)
       | (?P<sign>[=!<>&|]++)
       | (?P<end>\Z)
       | (?P<other>.)
@@ -59,7 +61,7 @@ class Token(NamedTuple):
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """Read tokens up to and including END. Raises Mistake at the first character that begins none."""
+    """Read tokens up to and including END. Raises SyntaxMistake at the first character that begins none."""
     position = 0
     match_at = _TOKEN.match
     while True:
@@ -73,24 +75,19 @@ def tokens(text: str) -> Iterator[Token]:
             yield Token(WORD, piece, start, position, piece.lower())
         elif kind == "mark":
             yield Token(piece, piece, start, position)
-        elif kind in (STRING, INTEGER):
+        elif kind in (STRING, INTEGER, NUMBER):
             yield Token(kind, piece, start, position)
         elif kind == END:
             yield Token(END, "", start, position)
             return
         else:
-            raise _no_token(kind, piece, start)
+            raise _no_token(piece, start, len(text) if piece == "'" else position)
 
 
-def _no_token(kind: str, piece: str, start: int) -> Mistake:
+def _no_token(piece: str, start: int, reached: int) -> SyntaxMistake:
     if piece == "'":
-        return Mistake(
-            start,
-            "This text is never closed.",
-            "end it with a single quote, and write a quote inside it twice, as in 'O''Brien'",
-        )
-    if kind == "number":
-        advice = "there are only whole numbers, as in length(userId) gt 3; put text in single quotes"
+        problem = "This text is never closed."
+        advice = "end it with a single quote, and write a quote inside it twice, as in 'O''Brien'"
     else:
-        advice = _SIGNS.get(piece, _OTHERWISE)
-    return Mistake(start, f"Token '{quoted(piece)}' is not supported.", advice)
+        problem, advice = f"'{quoted(piece)}' means nothing here.", _SIGNS.get(piece, _OTHERWISE)
+    return SyntaxMistake(start, problem, advice, reached=reached)

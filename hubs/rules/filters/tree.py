@@ -1,17 +1,17 @@
 """A filter as a tree in which every node has a type.
 
-Nodes are made by the functions in the second half, which hold the language's type rules and raise a
-Mistake when one is broken. So a tree that exists is right, and to evaluate it cannot fail: that matters,
+Nodes are made by the functions in the second half, which hold the language's type rules and raise
+Unsupported when one is broken. So a tree that exists is right, and to evaluate it cannot fail: that matters,
 because it is evaluated for one connection after the other while a message is on its way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hubs.rules.filters.functions import FUNCTIONS, Function, Type
-from hubs.rules.filters.mistake import Mistake
+from hubs.rules.filters.mistake import Unsupported, unsupported
 
 
 @dataclass(slots=True)
@@ -112,17 +112,21 @@ def property_named(word: str, start: int, end: int) -> Property | None:
     return Property(kind, start, end, attribute)
 
 
-def call(name: str, arguments: Sequence[Node], start: int, end: int) -> Call:
-    """Apply the function `name`. Raises Mistake when number or types of the arguments are not its own."""
+def call(name: str, arguments: Sequence[Node], start: int, end: int, written: Callable[[], str]) -> Call:
+    """Apply the function `name`; `written` gives the call as an error quotes it.
+
+    Raises Unsupported when number or types of the arguments are not its own.
+    """
     function = FUNCTIONS[name]
     most = len(function.parameters)
     least = most - function.optional
     if not least <= len(arguments) <= most:
         numbers = str(most) if least == most else f"{least} or {most}"
-        raise Mistake(
+        raise unsupported(
+            written(),
             start,
-            f"Function '{name}' takes {numbers} value{'' if numbers == '1' else 's'}, not {len(arguments)}.",
-            f"write it as in {function.example}",
+            f"{name} takes {numbers} value{'' if numbers == '1' else 's'}, not {len(arguments)}; write it as in "
+            f"{function.example}",
             (start, end),
         )
     for argument, accepted in zip(arguments, function.parameters, strict=False):
@@ -132,7 +136,7 @@ def call(name: str, arguments: Sequence[Node], start: int, end: int) -> Call:
 
 
 def comparison(operator: str, left: Node, right: Node) -> Comparison:
-    """Compare. Raises Mistake when the sides cannot be compared so."""
+    """Compare. Raises Unsupported when the sides cannot be compared so."""
     span = (left.start, right.end)
     if operator in ORDERS:
         for side in (left, right):
@@ -154,9 +158,16 @@ def comparison(operator: str, left: Node, right: Node) -> Comparison:
     return Comparison(Type.BOOL, *span, operator, left, right)
 
 
-def membership(member: Node, collection: Items | Property) -> Membership:
-    """Ask whether a value is among others. Raises Mistake when it could not be."""
+def membership(member: Node, collection: Node) -> Membership:
+    """Ask whether a value is among others. Raises Unsupported when it could not be."""
     span = (member.start, collection.end)
+    if not isinstance(collection, Items | Property) or collection.type is not Type.COLLECTION:
+        raise _wrong(
+            collection,
+            Type.COLLECTION,
+            span,
+            "write a list in parentheses after in, as in userId in ('ada', 'bob'), or groups, as in 'chess' in groups",
+        )
     if isinstance(collection, Items):
         for item in collection.items:
             _check_same(member, item, span, "all values of a list must be of the type before in, or null")
@@ -166,22 +177,23 @@ def membership(member: Node, collection: Items | Property) -> Membership:
 
 
 def negation(start: int, operand: Node) -> Not:
-    """Turn a condition round. Raises Mistake when it is none."""
+    """Turn a condition round. Raises Unsupported when it is none."""
     span = (start, operand.end)
     check_condition(operand, span)
     return Not(Type.BOOL, *span, operand)
 
 
 def junction(word: str, terms: Sequence[Node]) -> Junction:
-    """Join conditions by `word`. Raises Mistake when one is no condition."""
-    span = (terms[0].start, terms[-1].end)
-    for term in terms:
-        check_condition(term, span)
-    return Junction(Type.BOOL, *span, word, tuple(terms))
+    """Join conditions by `word`. Raises Unsupported when one is no condition."""
+    start = terms[0].start
+    for number, term in enumerate(terms):
+        # Two are joined, and then the next one to these.
+        check_condition(term, (start, terms[max(number, 1)].end))
+    return Junction(Type.BOOL, start, terms[-1].end, word, tuple(terms))
 
 
 def check_condition(node: Node, span: tuple[int, int]) -> None:
-    """Raise Mistake unless `node` is true or false."""
+    """Raise Unsupported unless `node` is true or false."""
     if node.type is not Type.BOOL:
         raise _wrong(node, Type.BOOL, span, _WRITE_COMPARISON)
 
@@ -197,7 +209,7 @@ def _check_same(one: Node, other: Node, span: tuple[int, int], advice: str) -> N
         raise _wrong(other, one.type, span, advice)
 
 
-def _wrong(node: Node, expected: Type, span: tuple[int, int], advice: str) -> Mistake:
+def _wrong(node: Node, expected: Type, span: tuple[int, int], advice: str) -> Unsupported:
     if node.type is Type.COLLECTION:
         advice = _WRITE_IN_GROUPS
-    return Mistake(node.start, f"Type '{node.type}', expect '{expected}'.", advice, span)
+    return Unsupported(node.start, f"Type '{node.type}', expect '{expected}'.", advice, span)
