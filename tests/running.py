@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -78,8 +79,17 @@ class Service:
     # Where a test run keeps a data directory that was set up once, to copy; None: each is set up for itself.
     prepared: ClassVar[Path | None] = None
 
-    def __init__(self, data_dir: Path, *, server: str = "uvicorn", env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        server: str = "uvicorn",
+        env: Mapping[str, str] | None = None,
+        open_files: tuple[int, int] | None = None,
+    ) -> None:
         self.server = server
+        # The soft and the hard limit of the server.
+        self.open_files = open_files
         self.port = free_port()
         self.endpoint = f"http://localhost:{self.port}"
         self.data_dir = data_dir
@@ -174,7 +184,14 @@ class Service:
         if self.server == "daphne":
             command.append(f"localhost:{self.port}")
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=None if self.open_files is None else self._limit,
+            )
         deadline = time.monotonic() + PATIENCE * 2
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -185,6 +202,10 @@ class Service:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
         raise AssertionError(f"The {self.server} server did not start:\n{self.log.read_text()}")
+
+    def _limit(self) -> None:
+        if self.open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)
 
     def stop(self) -> None:
         """Ask the server to go, then make it."""

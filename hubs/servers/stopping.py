@@ -28,6 +28,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hubs.servers import collector, listening, logs
+from hubs.servers.accepting import Acceptors, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,8 @@ class StoppingServer(Server):
         super().__init__(config)
         self._drain = drain
         self._stopping_too = 0
-        self._more: dict[int, list[asyncio.AbstractServer]] = {}
-        self._changing = asyncio.Lock()
+        self._acceptors: Acceptors | None = None
+        self._more: dict[int, list[socket.socket]] = {}
 
     def stop(self, stopping_too: int = 0) -> None:
         """Stop in good order. `stopping_too`: how many other processes of the service do so at the same time."""
@@ -86,41 +87,37 @@ class StoppingServer(Server):
             logs.settle()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then listen."""
-        await super().startup(sockets)
+        """Start the application, then accept clients from `sockets`."""
+        # None for uvicorn, which would have the event loop accept.
+        await super().startup([])
         collector.settle()
+        self._acceptors = Acceptors(self.config, self._protocol)
+        self._acceptors.open(sockets or [])
         if self.started and self.on_started is not None:
             self.on_started()
 
-    async def listen_for(self, others: Mapping[int, Iterable[socket.socket]]) -> None:
+    def listen_for(self, others: Mapping[int, Iterable[socket.socket]]) -> None:
         """Accept clients from these sockets besides the own ones, and from no others. The sockets stay open."""
-        loop = asyncio.get_running_loop()
-        # One wish after the other; the last one counts.
-        async with self._changing:
-            for number in [number for number in self._more if number not in others]:
-                for server in self._more.pop(number):
-                    server.close()
-            for number, sockets in others.items():
-                if number not in self._more and not self.should_exit:
-                    self._more[number] = [
-                        await loop.create_server(self._protocol, sock=shared.dup(), backlog=listening.LISTEN_BACKLOG)
-                        for shared in sockets
-                    ]
-            if self.should_exit:
-                self._close_more()
+        if self._acceptors is None or self.should_exit:
+            return
+        for number in [number for number in self._more if number not in others]:
+            self._acceptors.close(self._more.pop(number))
+        for number, sockets in others.items():
+            if number not in self._more:
+                self._more[number] = list(sockets)
+                self._acceptors.open(self._more[number])
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self, config: Config) -> asyncio.Protocol:
         state = self.lifespan.state
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=state
+        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=self.server_state, app_state=state
         )
         return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Part with everybody, then end."""
-        self._close_more()
-        for server in self.servers:
-            server.close()
+        if self._acceptors is not None:
+            self._acceptors.close()
         listening.close(sockets or [])
         if self.on_stopping is not None:
             self.on_stopping()
@@ -133,7 +130,7 @@ class StoppingServer(Server):
         await super().shutdown(sockets)
 
     async def _part(self) -> None:
-        await self._until(lambda: not any(map(_is_new, self.server_state.connections)), NEWCOMER_SECS)
+        await self._until(lambda: not self._is_anybody_new(), NEWCOMER_SECS)
         self._door.close()
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpToolsProtocol) and not _is_new(connection):
@@ -153,11 +150,9 @@ class StoppingServer(Server):
                 return
             await asyncio.sleep(LOOK_SECS)
 
-    def _close_more(self) -> None:
-        for servers in self._more.values():
-            for server in servers:
-                server.close()
-        self._more.clear()
+    def _is_anybody_new(self) -> bool:
+        arriving = self._acceptors is not None and self._acceptors.is_busy
+        return arriving or any(map(_is_new, self.server_state.connections))
 
 
 def _is_new(connection: Any) -> bool:
@@ -190,7 +185,7 @@ class _Door:
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "websocket":
-            return (_refuse if self._closed else self._let_in)(scope, receive, send)
+            return refuse(send, STOPPING) if self._closed else self._let_in(scope, receive, send)
         answered: Awaitable[None] = self._application(scope, receive, send)
         return _quiet(answered) if scope["type"] == "lifespan" else answered
 
@@ -209,7 +204,7 @@ class _Door:
             if handshake not in self._waiting or not self._closed:
                 raise
             handshake.uncancel()
-            await _refuse(scope, receive, send)
+            await refuse(send, STOPPING)
         finally:
             self._waiting.discard(handshake)
 
@@ -218,13 +213,3 @@ async def _quiet(lifespan: Awaitable[None]) -> None:
     """A server that ends at once cancels it; uvicorn would log that as a fault of the application."""
     with suppress(asyncio.CancelledError):
         await lifespan
-
-
-async def _refuse(scope: Any, receive: Any, send: Any) -> None:
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(STOPPING)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": STOPPING})

@@ -113,7 +113,6 @@ class Worker:
         self._siblings = len(assigned.sockets) - 1
         self._beat_secs = assigned.beat_secs
         self._heard = b""
-        self._tasks: set[asyncio.Task[None]] = set()
         server.on_started = self._started
         server.on_stopping = self._stopping
 
@@ -166,9 +165,7 @@ class Worker:
         elif word == "serve":
             numbers = [int(number) for number in argument.split(",") if number]
             others = {number: self._places[number] for number in numbers if number != self._number}
-            task = asyncio.create_task(self._server.listen_for(others), name="listen for others")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._server.listen_for(others)
 
 
 # In the supervisor

@@ -16,7 +16,7 @@ from django.db import DatabaseError, connections
 from hubs import conf
 from hubs.connections.draining import drain
 from hubs.management.cli.trouble import is_behind
-from hubs.servers import listening, output, supervising, uvicorn, workers
+from hubs.servers import accepting, listening, output, supervising, uvicorn, workers
 
 # Beyond DRAIN_SECS: what a worker needs for its last events, records and words.
 ENDING_SECS = 30.0
@@ -46,6 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         """Check, bind, say so, serve."""
+        accepting.raise_limit()
         if (assigned := workers.assignment()) is not None:
             _work(assigned)
             return
