@@ -168,7 +168,7 @@ OPTIONS: dict[str, Option] = {
     "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
     "HTTP_KEEP_ALIVE_SECS": Option(
         75,
-        "How long an idle HTTP connection is kept open for another request; longer than any proxy in front keeps its own.",
+        "How long an idle HTTP connection is kept for another request; longer than any proxy in front keeps its own.",
         _between(1, 3600),
     ),
     "SETTINGS_MAX_AGE_SECS": Option(

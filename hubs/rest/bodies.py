@@ -17,7 +17,7 @@ from django.utils.http import parse_header_parameters
 
 from hubs import conf
 from hubs.protocols.frames import BINARY, JSON, TEXT, Payload
-from hubs.rest.exceptions import BadRequest, TooLarge, Unsupported
+from hubs.rest.exceptions import BadRequest, TooLarge, Unavailable, Unsupported
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
@@ -27,6 +27,9 @@ BINARY_TYPE = "application/octet-stream"
 _CHARSETS = frozenset(
     ["utf-8", "ascii", "iso8859-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "cp1252"]
 )
+# In the scope of a request whose body hubs/rest/intake.py has left unread, because its token was no good.
+LEFT_UNREAD = "hubs.body_left_unread"
+
 _BYTE_ORDER_MARK = "\ufeff"
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
@@ -114,8 +117,10 @@ def _content_type(request: HttpRequest) -> tuple[str, Mapping[str, str]]:
 
 
 def _bytes(request: HttpRequest) -> bytes:
-    if request.META.get("HTTP_TRANSFER_ENCODING"):
-        raise BadRequest("The request has no Content-Length; chunked bodies are not taken.", target="Content-Length")
+    if getattr(request, "scope", {}).get(LEFT_UNREAD):
+        # The token was no good when the request came, and now it is: its key has just been made, or the database has
+        # come back. Callers try again by themselves.
+        raise Unavailable("The token could not be verified in time. Try again.")
     most = conf.settings.MAX_MESSAGE_BYTES
     announced = request.META.get("CONTENT_LENGTH") or "0"
     if not announced.isdecimal() or int(announced) > most:

@@ -29,7 +29,7 @@ from rest_framework.exceptions import Throttled
 
 from hubs import conf, hub_settings
 from hubs.rest import authentication, data_plane, exceptions, table, throttling, versions
-from hubs.rest.intake import Application, Message, Receive, Send
+from hubs.rest.intake import Application, Receive, Send, announced, read
 from hubs.rest.middleware import Added, Middleware
 from hubs.rest.parameters import Parameters
 from hubs.rest.paths import raw_path, segments
@@ -57,15 +57,10 @@ class Lane:
         if taken is None:
             await self._application(scope, receive, send)
             return
-        messages, whole = await _read(receive)
-        if not whole:
-            # The client has gone, or its body is more than is taken in here.
-            await self._application(scope, _Again(messages, receive), send)
+        try:
+            headers, content = await _answer(taken, receive)
+        except _Gone:
             return
-        for message in messages:
-            taken.body.write(message.get("body", b""))
-        taken.body.seek(0)
-        headers, content = await _answer(taken)
         await send({"type": "http.response.start", "status": taken.status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -101,34 +96,15 @@ class _Taken:
         self.status = int(row.ok)
 
 
-class _Again:
-    """The receive side of a request of which some has been read already."""
-
-    def __init__(self, messages: list[Message], receive: Receive) -> None:
-        self._messages = messages[::-1]
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        return self._messages.pop() if self._messages else await self._receive()
+class _Gone(Exception):
+    """The client has left before its body was here; nobody is there to be answered."""
 
 
-async def _read(receive: Receive) -> tuple[list[Message], bool]:
-    """Read a body; tells whether all of it is there. What is longer than any message is left for Django to judge."""
-    messages: list[Message] = []
-    size, more = 0, True
-    while more and size <= conf.settings.MAX_MESSAGE_BYTES:
-        message = await receive()
-        messages.append(message)
-        if message["type"] != "http.request":
-            return messages, False
-        size += len(message.get("body", b""))
-        more = message.get("more_body", False)
-    return messages, not more
-
-
-async def _answer(taken: _Taken) -> tuple[Headers, bytes]:
+async def _answer(taken: _Taken, receive: Receive) -> tuple[Headers, bytes]:
     try:
-        await _do(taken)
+        await _do(taken, receive)
+    except _Gone:
+        raise
     except Exception as problem:
         answer = exceptions.answer(problem, taken.request, taken.row, hub=taken.named["hub"])
         response = table.complete(taken.request, answer)
@@ -141,8 +117,8 @@ async def _answer(taken: _Taken) -> tuple[Headers, bytes]:
     return [*before, *after], b""
 
 
-async def _do(taken: _Taken) -> None:
-    """Judge a request, in the order that data_plane.py promises, and send its message."""
+async def _do(taken: _Taken, receive: Receive) -> None:
+    """Judge a request, in the order that data_plane.py promises, read its body last, and send its message."""
     request, row = taken.request, taken.row
     parameters = Parameters(request.GET)
     versions.named(parameters)
@@ -155,7 +131,19 @@ async def _do(taken: _Taken) -> None:
             raise Throttled(waiting)
     data_plane.check_names(taken.named, lambda: snapshot)
     arguments = data_plane.passed_on(row.options, parameters)
+    await _read_body(taken, receive)
     await data_plane.send(row.sends, taken.named, request, arguments)
+
+
+async def _read_body(taken: _Taken, receive: Receive) -> None:
+    """Read what is to be sent. Of a body that is too large there is enough to see that."""
+    length, most = announced(taken.request.scope), conf.settings.MAX_MESSAGE_BYTES
+    if length is None or length <= most:
+        body = await read(receive, most)
+        if body is None:
+            raise _Gone
+        taken.body.write(body)
+        taken.body.seek(0)
 
 
 _REQUEST_ID = table.REQUEST_ID_HEADER.encode()

@@ -85,8 +85,8 @@ class Door:
         django = ASGIHandler()
         django.load_middleware(is_async=True)
         self._django = django
-        application: Any = Lane(self._count, unconcerned=self.unconcerned) if self.lane else self._count
-        self.application = BoundedBodies(application) if self.bounded else application
+        application: Any = BoundedBodies(self._count) if self.bounded else self._count
+        self.application = Lane(application, unconcerned=self.unconcerned) if self.lane else application
 
     async def _count(self, scope: Any, receive: Any, send: Any) -> None:
         self.reached_django += 1
@@ -145,7 +145,7 @@ class ThroughLane(ClientHandler):
             direct.append(await sync_to_async(behind)(environ))
 
         # Made at once for every request, since tests change settings in between.
-        application = BoundedBodies(Lane(django, unconcerned=UNCONCERNED))
+        application = Lane(BoundedBodies(django), unconcerned=UNCONCERNED)
         path = environ["PATH_INFO"].encode("latin-1").decode()
         asked = {
             "type": "http",

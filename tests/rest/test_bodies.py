@@ -7,7 +7,7 @@ from django.test import RequestFactory
 
 from hubs.protocols.frames import BINARY, JSON, TEXT, Payload
 from hubs.rest import bodies
-from hubs.rest.exceptions import BadRequest, TooLarge, Unsupported
+from hubs.rest.exceptions import BadRequest, TooLarge, Unavailable, Unsupported
 
 
 def request(body: bytes, content_type: str | None, **meta: str):
@@ -125,9 +125,19 @@ def test_a_length_that_is_too_large_is_believed_without_reading():
         bodies.message(request(b"", None, CONTENT_LENGTH="many"))
 
 
-def test_a_chunked_body_is_refused():
-    with pytest.raises(BadRequest, match="Content-Length"):
-        bodies.message(request(b"x", "text/plain", HTTP_TRANSFER_ENCODING="chunked"))
+@pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", None])
+@pytest.mark.parametrize("body", [b"", b"x"])
+def test_a_chunked_body_has_no_length(content_type, body):
+    made = request(body, content_type, HTTP_TRANSFER_ENCODING="chunked")
+    made.META.pop("CONTENT_LENGTH", None)
+    assert bodies.message(made).data == body
+
+
+def test_a_body_that_was_left_unread_is_not_taken_for_an_empty_one():
+    made = request(b"", "text/plain")
+    made.scope = {bodies.LEFT_UNREAD: True}
+    with pytest.raises(Unavailable, match="Try again"):
+        bodies.message(made)
 
 
 def test_members_of_an_object_in_any_letter_case():

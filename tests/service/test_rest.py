@@ -596,12 +596,45 @@ async def test_an_offer_of_h2c_in_pieces_and_requests_behind_it(rest: Rest) -> N
         assert await client.hear() == server_message(f"no{number}", "text")
 
 
-async def test_a_chunked_body_is_refused(rest: Rest) -> None:
+async def test_bodies_whose_length_is_not_told(rest: Rest) -> None:
+    """Chunked, as SDKs send streams, and proxies what came to them by HTTP/2."""
+    client = await rest.connect("ann")
+    await rest.add_connection_to_group("g", client.id)
+    options = {"content_type": "application/octet-stream"}
+    await rest.send_to_all((part for part in (b"to ", b"", b"all")), **options)
+    assert await client.hear() == server_message("dG8gYWxs", "binary")
+    await rest.send_to_group("g", (part for part in (b"g",)), **options)
+    assert await client.hear() == group_message("g", "Zw==", "binary")
+    await rest.send_to_user("ann", iter([b"u"]), **options)
+    assert await client.hear() == server_message("dQ==", "binary")
+    await rest.send_to_connection(client.id, iter([b"c"]), **options)
+    assert await client.hear() == server_message("Yw==", "binary")
+    chunked = ("Transfer-Encoding: chunked", "Content-Type: ")
+    # With a cookie, so that it takes the way through Django.
+    for more in ("Accept: */*", "Cookie: a=b"):
+        head = _head(rest, "/:send", chunked[0], chunked[1] + "text/plain", more)
+        answer = await asyncio.to_thread(_talk, rest.target, head, b"2;ext=1\r\nhi\r\n0\r\nX-Trailer: 1\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        assert await client.hear() == server_message("hi", "text")
+        answer = await asyncio.to_thread(_talk, rest.target, head, b"0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        assert await client.hear() == server_message("", "text")
+    head = _head(rest, "/:addToGroups", chunked[0], chunked[1] + "application/json")
+    answer = await asyncio.to_thread(_talk, rest.target, head, b'10\r\n{"groups":["h"]}\r\n0\r\n\r\n')
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    await rest.send_to_group("h", "in")
+    assert await client.hear() == group_message("h", "in")
+
+
+@pytest.mark.parametrize("more", ["Accept: */*", "Cookie: a=b"])
+async def test_a_chunked_body_that_is_too_large(rest: Rest, more: str) -> None:
     client = await rest.connect()
-    head = _head(rest, "/:send", "Content-Type: text/plain", "Transfer-Encoding: chunked")
-    answer = await asyncio.to_thread(_talk, rest.target, head, b"2\r\nhi\r\n0\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"Content-Length" in answer
+    exact = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+    head = _head(rest, "/:send", "Content-Type: text/plain", "Transfer-Encoding: chunked", more)
+    # Its end does not have to come.
+    answer = await asyncio.to_thread(_talk, rest.target, head, exact + b"1\r\nx\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"Error.RequestEntityTooLarge" in answer
     await nothing_more(client)
 
 
