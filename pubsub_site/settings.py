@@ -345,6 +345,7 @@ UNFOLD = {
         {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("hubs/admin/mark.svg")},
     ],
     "STYLES": [lambda request: static("hubs/admin/staff.css")],
+    "SCRIPTS": [lambda request: static("hubs/admin/accessibility.js")],
     "SIDEBAR": {
         "navigation": [
             {

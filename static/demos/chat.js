@@ -2,15 +2,18 @@
 
    Who wrote a message is what the service says (`fromUserId`), never what the message says. */
 
+import { caughtUp, missing } from "./absence.js";
 import { hideLost, onRetry, showLost } from "./banner.js";
+import { focusComposer, onWritten, say } from "./composer.js";
 import { Connection, Declined, Lost } from "./connection.js";
+import { tooLong } from "./lengths.js";
 import { Outbox, newId } from "./outbox.js";
 import { readable } from "./payload.js";
-import { Transcript, exactTime } from "./transcript.js";
+import { Transcript } from "./transcript.js";
 
 const FIRST_ROOM = "lobby";
 const MAX_ROOMS = 50;
-const MAX_ROOM_CHARACTERS = 64;
+const MAX_NAME_CHARACTERS = 64; // of people and of rooms
 const REMEMBERED = "hubwire.chat";
 
 const byId = (id) => document.getElementById(id);
@@ -19,12 +22,11 @@ const entrance = byId("entrance");
 const nameField = byId("name");
 const newRoom = byId("new-room");
 const roomField = byId("room-name");
-const text = byId("text");
 
-const rooms = new Map(); // name → {name, transcript, button, badge, unread}
+const rooms = new Map(); // name → {name, transcript, button, badge, unread, missed}
 let current = null;
 let connection = null;
-let awaySince = null; // when messages of others began to pass us by, or null
+let awaySince = null; // when messages of others stopped coming, or null
 
 const outbox = new Outbox(
   ({ room, text, id }) =>
@@ -46,7 +48,8 @@ function enter(name) {
   // A visitor who is signed in has the name of the account; negotiate knows it.
   const asked = "signedIn" in nameField.dataset ? "" : `?userId=${encodeURIComponent(name)}`;
   connection = new Connection(negotiate + asked, {
-    onOpen: ({ userId }) => opened(userId || name),
+    onOpen: ({ userId, lostSession }) => opened(userId || name, lostSession),
+    onRecovered: recovered,
     onMessage: received,
     onLost: (loss) => {
       if (loss.wasOpen) awaySince ??= new Date();
@@ -60,7 +63,7 @@ function enter(name) {
   connection.start();
 }
 
-function opened(name) {
+function opened(name, lostSession) {
   hideLost();
   byId("you").textContent = name;
   entrance.hidden = true;
@@ -68,10 +71,8 @@ function opened(name) {
   byId("chat").hidden = false;
   remember();
   for (const room of rooms.values()) {
-    if (awaySince) {
-      const [from, to] = [awaySince, new Date()].map(exactTime);
-      room.transcript.addNote(`You were not connected from ${from} to ${to}. What others wrote then is missing here.`);
-    }
+    if (awaySince) room.transcript.addNote(missing(awaySince, lostSession));
+    room.missed = 0;
     join(room);
   }
   awaySince = null;
@@ -79,8 +80,18 @@ function opened(name) {
   outbox.flush();
   if (cameIn) {
     current.transcript.show();
-    text.focus();
+    focusComposer();
   }
+}
+
+function recovered() {
+  hideLost();
+  awaySince = null;
+  for (const room of rooms.values()) {
+    if (room.missed || room === current) room.transcript.addNote(caughtUp(room.missed));
+    room.missed = 0;
+  }
+  outbox.flush();
 }
 
 function showEntrance(trouble = "") {
@@ -101,8 +112,9 @@ function showTrouble(field, trouble) {
 entrance.addEventListener("submit", (event) => {
   event.preventDefault();
   const name = nameField.value.trim();
-  if (name) enter(name);
-  else showEntrance("Write a name first.");
+  const trouble = name ? tooLong("The name", name, MAX_NAME_CHARACTERS) : "Write a name first.";
+  if (trouble) showEntrance(trouble);
+  else enter(name);
 });
 
 byId("change-name")?.addEventListener("click", () => {
@@ -122,7 +134,7 @@ byId("change-name")?.addEventListener("click", () => {
 function addRoom(name) {
   const button = document.createElement("button");
   button.type = "button";
-  const label = document.createElement("span");
+  const label = document.createElement("bdi");
   label.className = "room-label";
   label.textContent = name;
   const badge = document.createElement("span");
@@ -133,7 +145,7 @@ function addRoom(name) {
   item.append(button);
   byId("rooms").append(item);
 
-  const room = { name, button, badge, item, unread: 0, transcript: new Transcript(`Messages in ${name}`) };
+  const room = { name, button, badge, item, unread: 0, missed: 0, transcript: new Transcript(`Messages in ${name}`) };
   byId("transcripts").append(room.transcript.element);
   rooms.set(name, room);
   return room;
@@ -144,7 +156,7 @@ async function join(room) {
   try {
     await connection.request({ type: "joinGroup", group: room.name });
   } catch (error) {
-    // Lost: we join again when the connection is back.
+    // Lost: we join all rooms in the next session.
     if (error instanceof Declined) room.transcript.addNote(`You cannot join this room: ${error.message}`, "note bad");
   }
   room.transcript.setBusy(false);
@@ -163,7 +175,7 @@ async function leave(room) {
   try {
     await connection.request({ type: "leaveGroup", group: room.name });
   } catch (error) {
-    if (!(error instanceof Lost)) say(`The service did not let you leave ${room.name}: ${error.message}`);
+    if (!(error instanceof Lost)) say(`The service did not let you leave \u2068${room.name}\u2069: ${error.message}`);
   }
 }
 
@@ -202,7 +214,7 @@ function openRoom(name) {
   if (!room) {
     if (rooms.size >= MAX_ROOMS) return null;
     room = addRoom(name);
-    if (connection?.isOpen) join(room);
+    if (connection) join(room);
   }
   show(room);
   return room;
@@ -213,12 +225,13 @@ newRoom.querySelector("form").addEventListener("submit", (event) => {
   const name = roomField.value.trim();
   let trouble = "";
   if (!name) trouble = "Write a name for the room first.";
+  else if ((trouble = tooLong("The name", name, MAX_NAME_CHARACTERS))) roomField.select();
   else if (!openRoom(name)) trouble = `You are in ${MAX_ROOMS} rooms. Leave one first.`;
   showTrouble(roomField, trouble);
   if (trouble) return roomField.focus();
   roomField.value = "";
   newRoom.open = false;
-  text.focus();
+  focusComposer();
 });
 
 newRoom.addEventListener("toggle", () => newRoom.open && roomField.focus());
@@ -232,11 +245,16 @@ byId("leave").addEventListener("click", () => leave(current));
 
 /** The room that the page's address names, so that a link leads into a room. */
 function roomOfAddress() {
-  const name = new URLSearchParams(location.hash.slice(1)).get("room")?.trim() ?? "";
-  return name.slice(0, MAX_ROOM_CHARACTERS);
+  return new URLSearchParams(location.hash.slice(1)).get("room")?.trim() ?? "";
 }
 
-window.addEventListener("hashchange", () => roomOfAddress() && openRoom(roomOfAddress()));
+function openRoomOfAddress(name) {
+  const trouble = tooLong("The room in the page’s address", name, MAX_NAME_CHARACTERS);
+  if (trouble) say(trouble);
+  else if (name) openRoom(name);
+}
+
+window.addEventListener("hashchange", () => openRoomOfAddress(roomOfAddress()));
 
 // ── Messages ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,36 +267,19 @@ function received(frame) {
   // Only a name makes an id trustworthy: nobody can hide somebody else's message by taking its id.
   const key = frame.fromUserId && typeof id === "string" ? JSON.stringify([frame.fromUserId, id.slice(0, 64)]) : null;
   const added = room.transcript.addMessage({ author, text: readable(frame, "text"), key });
-  if (added && room !== current) countUnread(room, room.unread + 1);
+  if (!added) return;
+  if (awaySince) room.missed += 1;
+  if (room !== current) countUnread(room, room.unread + 1);
 }
 
-byId("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const words = text.value.trim();
-  if (!words) return;
-  if (outbox.isFull) {
-    say("Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.");
-    return;
-  }
+onWritten((words) => {
+  if (outbox.isFull) return "Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.";
   const author = byId("you").textContent;
   const message = { room: current.name, text: words, id: newId() };
   message.entry = current.transcript.addMessage({ author, text: words, own: true, key: JSON.stringify([author, message.id]) });
   current.transcript.element.scrollTop = current.transcript.element.scrollHeight;
   outbox.add(message, connection.isOpen);
-  text.value = "";
-  say("");
 });
-
-text.addEventListener("keydown", (event) => {
-  // While an input method composes a character, Enter belongs to it.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  byId("composer").requestSubmit();
-});
-
-function say(words) {
-  byId("notice").textContent = words;
-}
 
 window.addEventListener("beforeunload", (event) => {
   if (outbox.count()) event.preventDefault();
@@ -308,7 +309,7 @@ const before = remembered();
 const wanted = roomOfAddress(); // read before show() writes the address
 for (const name of before.rooms.length ? before.rooms : [FIRST_ROOM]) addRoom(name);
 show(rooms.get(before.current) ?? rooms.values().next().value);
-if (wanted) openRoom(wanted);
+openRoomOfAddress(wanted);
 
 onRetry(() => connection?.retryNow());
 showEntrance();

@@ -3,6 +3,7 @@
    Lines may come faster than a page can draw, so they wait in a list and are drawn together, once per frame of the
    screen. The waiting list is as bounded as the page is; what falls out of either is counted. */
 
+import { caughtUp, missing } from "./absence.js";
 import { hideLost, onRetry, showLost } from "./banner.js";
 import { Connection, Declined } from "./connection.js";
 import { following } from "./following.js";
@@ -25,7 +26,8 @@ let paused = false;
 let drawing = false;
 let received = 0;
 let dropped = 0; // while paused or in the background, unseen
-let awaySince = null;
+let awaySince = null; // when lines stopped coming, or null
+let missed = 0; // lines that have come since
 
 function add(className, text) {
   waiting.push({ className, at: new Date(), text });
@@ -69,6 +71,7 @@ function row({ className, at, text }) {
   time.dateTime = at.toISOString();
   time.textContent = clock.format(at);
   const words = document.createElement("span");
+  words.dir = "auto";
   words.textContent = text;
   made.append(time, " ", words);
   return made;
@@ -101,13 +104,12 @@ byId("clear").addEventListener("click", () => {
 });
 
 const connection = new Connection(byId("main").dataset.negotiate, {
-  async onOpen() {
+  async onOpen({ lostSession }) {
     hideLost();
     showStatus("waiting", "Joining…");
-    if (awaySince) {
-      add("note", `Not connected from ${clock.format(awaySince)} to ${clock.format(new Date())}. Lines of that time are missing here.`);
-      awaySince = null;
-    }
+    if (awaySince) add("note", missing(awaySince, lostSession));
+    awaySince = null;
+    missed = 0;
     try {
       await connection.request({ type: "joinGroup", group: GROUP });
       showStatus("live", "Live");
@@ -116,9 +118,17 @@ const connection = new Connection(byId("main").dataset.negotiate, {
       // Lost: onLost has said so.
     }
   },
+  onRecovered() {
+    hideLost();
+    showStatus("live", "Live");
+    add("note", caughtUp(missed));
+    awaySince = null;
+    missed = 0;
+  },
   onMessage(frame) {
     if (frame.from !== "group" || frame.group !== GROUP) return;
     received += 1;
+    if (awaySince) missed += 1;
     add("line", readable(frame).replace(TERMINAL_CODES, ""));
   },
   onLost(loss) {

@@ -3,23 +3,27 @@
 
    The answer comes before the acknowledgement, so a message that is acknowledged shows what others see. */
 
+import { caughtUp, missing } from "./absence.js";
 import { hideLost, onRetry, showLost } from "./banner.js";
+import { focusComposer, onWritten, say } from "./composer.js";
 import { Connection, Declined } from "./connection.js";
+import { tooLong } from "./lengths.js";
 import { Outbox, newId } from "./outbox.js";
 import { shortened } from "./payload.js";
-import { Transcript, exactTime } from "./transcript.js";
+import { Transcript } from "./transcript.js";
 
+const MAX_NAME_CHARACTERS = 64;
 const REMEMBERED = "hubwire.moderated";
 
 const byId = (id) => document.getElementById(id);
 const negotiate = byId("main").dataset.negotiate;
 const entrance = byId("entrance");
 const nameField = byId("name");
-const text = byId("text");
 const signedIn = "signedIn" in nameField.dataset;
 
 let connection = null;
-let awaySince = null; // when messages of others began to pass us by, or null
+let awaySince = null; // when messages of others stopped coming, or null
+let missed = 0; // messages of others that have come since
 
 const transcript = new Transcript("Messages");
 byId("transcripts").append(transcript.element);
@@ -50,7 +54,8 @@ function enter(name) {
   showTrouble("");
   entrance.querySelector("button").textContent = "Entering…";
   const on = {
-    onOpen: ({ userId }) => opened(userId, name),
+    onOpen: ({ userId, lostSession }) => opened(userId, name, lostSession),
+    onRecovered: recovered,
     onMessage: received,
     onLost: (loss) => {
       if (loss.wasOpen) awaySince ??= new Date();
@@ -66,23 +71,29 @@ function enter(name) {
   connection.start();
 }
 
-function opened(userId, name) {
+function opened(userId, name, lostSession) {
   hideLost();
   byId("you").textContent = userId;
   entrance.hidden = true;
   remember(name);
-  if (awaySince) {
-    const [from, to] = [awaySince, new Date()].map(exactTime);
-    transcript.addNote(`You were not connected from ${from} to ${to}. What others wrote then is missing here.`);
-    awaySince = null;
-  }
-  showStatistics({ messages: 0, masked: 0 }); // another connection, another state
+  if (awaySince) transcript.addNote(missing(awaySince, lostSession));
+  awaySince = null;
+  missed = 0;
+  showStatistics({ messages: 0, masked: 0 }); // another session, another state
   outbox.flush();
   if (byId("chat").hidden) {
     byId("chat").hidden = false;
     transcript.show();
-    text.focus();
+    focusComposer();
   }
+}
+
+function recovered() {
+  hideLost();
+  transcript.addNote(caughtUp(missed));
+  awaySince = null;
+  missed = 0;
+  outbox.flush();
 }
 
 function showEntrance(trouble = "") {
@@ -103,8 +114,9 @@ function showTrouble(trouble) {
 entrance.addEventListener("submit", (event) => {
   event.preventDefault();
   const name = nameField.value.trim();
-  if (name) enter(name);
-  else showEntrance("Write a name first.");
+  const trouble = name ? tooLong("The name", name, MAX_NAME_CHARACTERS) : "Write a name first.";
+  if (trouble) showEntrance(trouble);
+  else enter(name);
 });
 
 byId("change-name")?.addEventListener("click", () => {
@@ -139,7 +151,9 @@ function answered({ id, text, masked, refused, statistics }) {
 function heard({ id, from, text, masked }) {
   const author = String(from);
   const entry = transcript.addMessage({ author, text: "", key: id ? JSON.stringify([author, String(id)]) : null });
-  if (entry) transcript.setText(entry, shortened(String(text)), moderation(masked));
+  if (!entry) return;
+  transcript.setText(entry, shortened(String(text)), moderation(masked));
+  if (awaySince) missed += 1;
 }
 
 function moderation(masked) {
@@ -152,33 +166,14 @@ function showStatistics({ messages, masked }) {
   byId("masked").textContent = Number(masked).toLocaleString();
 }
 
-byId("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const words = text.value.trim();
-  if (!words) return;
-  if (outbox.isFull) {
-    say("Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.");
-    return;
-  }
+onWritten((words) => {
+  if (outbox.isFull) return "Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.";
   const author = byId("you").textContent;
   const message = { text: words, id: newId() };
   message.entry = transcript.addMessage({ author, text: words, own: true, key: JSON.stringify([author, message.id]) });
   transcript.element.scrollTop = transcript.element.scrollHeight;
   outbox.add(message, connection.isOpen);
-  text.value = "";
-  say("");
 });
-
-text.addEventListener("keydown", (event) => {
-  // While an input method composes a character, Enter belongs to it.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  byId("composer").requestSubmit();
-});
-
-function say(words) {
-  byId("notice").textContent = words;
-}
 
 window.addEventListener("beforeunload", (event) => {
   if (outbox.count()) event.preventDefault();

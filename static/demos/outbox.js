@@ -2,10 +2,11 @@
 
        waiting ──flush──→ sending ──ack──→ sent, and out of here
           ↑                  │ └─"no"────→ failed, with the reason; its writer tries again or discards it
-          └── connection lost┘
+          └── session lost ──┘
 
-   A message whose connection was lost before the answer may have arrived or not, so it is sent again with the
-   same id, and readers who have it already do not show it twice. After several such losses it is failed. */
+   A message whose socket is lost before the answer is sent again by the connection, when it has recovered its session. Only
+   if the session is lost nobody knows whether the message has arrived: it waits for the next session and is sent again with
+   the same id, and readers who have it already do not show it twice. After several such losses it is failed. */
 
 import { Declined } from "./connection.js";
 

@@ -1,4 +1,5 @@
-/* What was said in one room, as a list in the page. Texts of people go in as text, never as HTML. */
+/* What was said in one room. Texts of people go in as text, never as HTML, and names as <bdi>: a name in a script that
+   runs from right to left must not turn around what stands beside it. */
 
 import { following } from "./following.js";
 
@@ -7,7 +8,6 @@ const SAME_BREATH_MSECS = 5 * 60_000;
 const HUES = 8;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const exactClock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 
 function element(tag, className, text = "") {
@@ -15,10 +15,6 @@ function element(tag, className, text = "") {
   made.className = className;
   made.textContent = text;
   return made;
-}
-
-export function exactTime(date) {
-  return exactClock.format(date);
 }
 
 function time(date) {
@@ -40,7 +36,7 @@ export class Transcript {
   #seen = new Map(); // key of a message → its entry; as bounded as the entries are
 
   constructor(label) {
-    this.element = element("ol", "transcript");
+    this.element = element("div", "transcript");
     this.element.setAttribute("role", "log");
     this.element.setAttribute("aria-label", label);
     this.element.tabIndex = 0;
@@ -51,7 +47,7 @@ export class Transcript {
   addMessage({ author, text, own = false, key = null }) {
     if (key !== null && this.#seen.has(key)) return null;
     const at = new Date();
-    const entry = element("li", own ? "message own" : "message");
+    const entry = element("div", own ? "message own" : "message");
     const previous = this.#previous;
     if (previous?.author === author && previous.own === own && at - previous.at < SAME_BREATH_MSECS) entry.classList.add("follows");
     this.#previous = { author, own, at };
@@ -60,8 +56,10 @@ export class Transcript {
     initial.dataset.hue = hue(author);
     initial.setAttribute("aria-hidden", "true");
     const head = element("p", "head");
-    head.append(element("span", "author", author), own ? element("span", "mine", " (you)") : "", " ", time(at));
-    entry.append(initial, head, element("p", "text", text));
+    head.append(element("bdi", "author", author), own ? element("span", "mine", " (you)") : "", " ", time(at));
+    const words = element("p", "text", text);
+    words.dir = "auto";
+    entry.append(initial, head, words);
     if (key !== null) {
       this.#seen.set(key, entry);
       entry.dataset.key = key;
@@ -86,7 +84,9 @@ export class Transcript {
   /** Add a line about the room itself. */
   addNote(text, className = "note") {
     this.#previous = null;
-    this.#append(element("li", className, text));
+    const note = element("p", className, text);
+    note.dir = "auto";
+    this.#append(note);
   }
 
   /** Say how an own message fares: state is waiting, sending, sent or failed. `actions`: [[label, function]]. */

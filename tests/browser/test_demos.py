@@ -25,7 +25,7 @@ Screenshot = Callable[[Page, str], None]
 
 JSON = "json.webpubsub.azure.v1"
 DESKTOP = {"viewport": {"width": 1200, "height": 800}}
-PHONE = {"viewport": {"width": 360, "height": 720}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+PHONE = {"viewport": {"width": 320, "height": 640}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 
 expect.set_options(timeout=PATIENCE * 1000)
 
@@ -85,7 +85,9 @@ def room_address(room: str) -> str:
 
 
 def fits(page: Page) -> bool:
-    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+    # Not innerWidth: a phone's grows with what does not fit.
+    assert page.viewport_size is not None
+    return int(page.evaluate("document.documentElement.scrollWidth")) <= page.viewport_size["width"]
 
 
 # Programs beside the pages
@@ -332,7 +334,7 @@ def test_history_on_the_page_is_bounded(open_page: OpenPage, service: Service) -
     enter(page, unique("reader"))
     publish(service, "chat", room, *(text_message(f"message {number}") for number in range(520)))
     expect(log(page).get_by_text("message 519", exact=True)).to_be_visible()
-    expect(log(page).locator("li")).to_have_count(500)
+    expect(log(page).locator(".message")).to_have_count(500)
     expect(log(page).locator(".text").first).to_have_text("message 20")
 
 
@@ -356,7 +358,7 @@ def test_a_declined_message_says_why(open_troubled: Callable[..., Page], service
 
 
 def test_a_message_whose_ack_was_lost_arrives_once(open_troubled: Callable[..., Page], service: Service) -> None:
-    """The service has the message, the answer is lost with the connection: it is sent again, and shown once."""
+    """The service has the message, the answer is lost with the socket: it is asked again, and has done it already."""
     room, ada = unique("room"), unique("Ada")
     acks: list[dict[str, Any]] = []
 
@@ -392,8 +394,9 @@ def test_a_message_whose_ack_was_lost_arrives_once(open_troubled: Callable[..., 
     enter(writer, ada)
     said(writer, "exactly once, please")
     said(writer, "and the next")
-    assert len(acks) == 3
-    assert all(ack["success"] for ack in acks)
+    assert [ack["ackId"] for ack in acks] == [acks[0]["ackId"], acks[0]["ackId"], acks[0]["ackId"] + 1]
+    assert [ack["success"] for ack in acks] == [True, False, True]
+    assert acks[1]["error"]["name"] == "Duplicate"
     expect(message(reader, "and the next")).to_have_count(1)
     expect(message(reader, "exactly once, please")).to_have_count(1)
     expect(message(writer, "exactly once, please")).to_have_count(1)
@@ -431,8 +434,10 @@ def test_the_service_goes_and_comes_back(
             page.evaluate("document.querySelector('#banner button').click()")
             expect(page.get_by_text("Connection lost. Trying again…")).to_be_hidden()
         expect(entry).to_have_attribute("data-state", "sent")
-        expect(log(one).locator(".note")).to_contain_text("What others wrote then is missing here")
-        expect(stream.locator("#lines .note")).to_contain_text("Lines of that time are missing here")
+        # The sessions were in the process that went: the pages say so.
+        lost = re.compile("The session could not be recovered. You were not connected from .* is missing here")
+        expect(log(one).locator(".note")).to_contain_text(lost)
+        expect(stream.locator("#lines .note")).to_contain_text(lost)
 
         # Both are in their rooms again.
         expect(two.locator("[aria-busy]")).to_have_count(0)
@@ -507,13 +512,6 @@ def test_the_first_stop_of_the_keyboard_leads_past_the_bar(open_page: OpenPage) 
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Pause")).to_be_focused()
-
-
-@pytest.mark.parametrize("path", ["/", "/demos/chat/", "/demos/logstream/"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_in_one_direction(open_page: OpenPage, path: str, scheme: str) -> None:
-    page = open_page(path, color_scheme=scheme, **PHONE)
-    assert fits(page)
 
 
 def test_long_words_fit_a_phone(open_page: OpenPage, service: Service) -> None:
