@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ PASSWORD = "right"
 def counts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Nothing counted yet, and a clock that stands still at the beginning of a period; gives a way to set it on."""
     now = [1_800_000_000.0]
-    monkeypatch.setattr("hubs.rates.time.time", lambda: now[0])
+    monkeypatch.setattr("hubs.rates.time", SimpleNamespace(time=lambda: now[0]))
     cache.clear()
     yield lambda secs: now.__setitem__(0, now[0] + secs)
     cache.clear()
