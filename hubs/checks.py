@@ -9,6 +9,7 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.checks import register as register_check
 from django.core.exceptions import ImproperlyConfigured
+from rest_framework.settings import api_settings
 
 from hubs import conf
 from hubs.rules.names import is_hub_name
@@ -18,6 +19,7 @@ def register() -> None:
     """Make Django run the checks below."""
     register_check(check_settings, "hubs")
     register_check(check_channel_layer, "hubs")
+    register_check(check_secret_key, "hubs")
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
@@ -66,6 +68,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
                     id="hubs.W001",
                 )
             )
+        problems += [*_proxies(), *_strict_transport()]
     return problems
 
 
@@ -78,6 +81,58 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
                 hint="Write CHANNEL_LAYERS = {'default': {'BACKEND': 'channels.layers.InMemoryChannelLayer'}} for one "
                 "process, or set REDIS_URL for several.",
                 id="hubs.E003",
+            )
+        ]
+    return []
+
+
+# What a text of random letters and digits has at least: 32 of them are about 160 bits, 32 hexadecimal digits 128.
+_MIN_SECRET_CHARACTERS = 32
+_MIN_DIFFERENT_CHARACTERS = 10
+
+
+def check_secret_key(**_: Any) -> list[CheckMessage]:
+    """Sessions are signed and access keys encrypted with the secret, so nobody may guess it."""
+    secrets = [("SECRET_KEY", django_settings.SECRET_KEY)]
+    secrets += [("SECRET_KEY_FALLBACKS", secret) for secret in django_settings.SECRET_KEY_FALLBACKS]
+    return [
+        Warning(
+            f"{name} can be guessed: it has fewer than {_MIN_SECRET_CHARACTERS} characters or few different ones, or "
+            "is an example.",
+            hint="Set a random one, such as `openssl rand -base64 48` prints, and put the old one into "
+            "SECRET_KEY_FALLBACKS until the access keys have been regenerated.",
+            id="hubs.W010",
+        )
+        for name, secret in secrets
+        if len(secret) < _MIN_SECRET_CHARACTERS
+        or len(set(secret)) < _MIN_DIFFERENT_CHARACTERS
+        or secret.startswith("django-insecure-")
+    ]
+
+
+def _proxies() -> list[CheckMessage]:
+    """Behind a proxy whose callers are not told apart, one who fails to sign in keeps out everybody."""
+    if conf.settings.TRUST_FORWARDED_HEADERS and not api_settings.NUM_PROXIES:
+        return [
+            Warning(
+                "TRUST_FORWARDED_HEADERS is on, but NUM_PROXIES is 0: all callers count as the proxy, so their limits "
+                "are shared and the log does not tell them apart.",
+                hint="Set NUM_PROXIES to the number of proxies in front that append to X-Forwarded-For, usually 1.",
+                id="hubs.W011",
+            )
+        ]
+    return []
+
+
+def _strict_transport() -> list[CheckMessage]:
+    """Browsers keep to HSTS for as long as they were told, so it has to be possible to keep to it."""
+    if django_settings.SECURE_HSTS_SECONDS and urlsplit(conf.settings.PUBLIC_ENDPOINTS[0]).scheme != "https":
+        return [
+            Warning(
+                "HSTS_SECS is set, but the first endpoint is http, so browsers are never told.",
+                hint="Set PUBLIC_ENDPOINT=https://… and, behind a proxy, TRUST_FORWARDED_HEADERS=true; or leave "
+                "HSTS_SECS out.",
+                id="hubs.W012",
             )
         ]
     return []

@@ -16,6 +16,9 @@ from hubs.rest.lane import Lane  # noqa: E402
 from hubs.routing import websocket_application  # noqa: E402
 
 # In front of Django, for the REST calls that come most often.
-lane = Lane(BoundedBodies(django_application), unconcerned=["pubsub_site.static_files.StaticFiles"])
+lane = Lane(
+    BoundedBodies(django_application),
+    unconcerned=["pubsub_site.static_files.StaticFiles", "pubsub_site.content_policy.AdminContentPolicy"],
+)
 
 application = ProtocolTypeRouter({"http": lane, "websocket": websocket_application, "lifespan": lifespan_application})

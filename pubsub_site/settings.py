@@ -105,6 +105,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "pubsub_site.static_files.StaticFiles",
+    "pubsub_site.content_policy.AdminContentPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -198,6 +199,9 @@ if REDIS_URL:
     CACHES: dict[str, Any] = {"default": {"BACKEND": _REDIS_CACHE, "LOCATION": REDIS_URL}}
     if REDIS_SENTINELS:
         _redis_host, CACHES["default"] = _watched_redis()
+    CACHES["default"].setdefault("OPTIONS", {})["serializer"] = "pubsub_site.cache_values.JsonSerializer"
+    # Earlier versions keep pickles there, without a prefix, and may run beside this one on the same Redis.
+    CACHES["default"]["KEY_PREFIX"] = "hubwire-json"
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": "hubs.layers.redis.RedisLayer",
@@ -259,6 +263,7 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
@@ -275,6 +280,8 @@ WHITENOISE_USE_FINDERS = True
 if ENDPOINTS[0].scheme == "https":
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+# Sent over https only, so it does nothing where no proxy is believed that says so.
+SECURE_HSTS_SECONDS = _number("HSTS_SECS", 0)
 
 LOGGING = {
     "version": 1,

@@ -97,3 +97,39 @@ def test_a_buffer_that_no_outbox_holds(settings: Any, kept: str, waiting: str, s
     assert (problem.id, type(problem)) == ("hubs.W002", Warning)
     assert waiting in str(problem.hint)
     assert _complaints(settings, **{name: size, waiting: size}) == []
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["changeme", "x" * 100, "django-insecure-3k2j5h4g6f7d8s9a0qwertyuiopzxcvbnm12345", "0123456789abcdef" * 2 + "x"],
+)
+@pytest.mark.parametrize("name", ["SECRET_KEY", "SECRET_KEY_FALLBACKS"])
+def test_a_secret_that_can_be_guessed(settings: Any, name: str, secret: str) -> None:
+    strong = "hY3k9TqW2mZx7LbV5nRc8DfG1jPs4aEu6oiX"
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = strong, [strong]
+    assert checks.check_secret_key() == []
+    setattr(settings, name, secret if name == "SECRET_KEY" else [strong, secret])
+    found = checks.check_secret_key()
+    if secret.endswith("fx"):
+        # Hexadecimal digits are as good, only longer.
+        assert found == []
+        return
+    [problem] = found
+    assert (problem.id, type(problem)) == ("hubs.W010", Warning)
+    assert name in problem.msg
+    assert secret not in problem.msg
+    assert "openssl rand" in str(problem.hint)
+
+
+def test_callers_that_all_count_as_the_proxy(settings: Any) -> None:
+    [problem] = _complaints(settings, TRUST_FORWARDED_HEADERS=True)
+    assert (problem.id, type(problem)) == ("hubs.W011", Warning)
+    settings.REST_FRAMEWORK = settings.REST_FRAMEWORK | {"NUM_PROXIES": 1}
+    assert _complaints(settings, TRUST_FORWARDED_HEADERS=True) == []
+
+
+def test_strict_transport_without_https(settings: Any) -> None:
+    settings.SECURE_HSTS_SECONDS = 3600
+    [problem] = _complaints(settings, PUBLIC_ENDPOINTS=["http://localhost:8080"])
+    assert (problem.id, type(problem)) == ("hubs.W012", Warning)
+    assert _complaints(settings, PUBLIC_ENDPOINTS=["https://pubsub.example.com"]) == []

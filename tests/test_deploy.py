@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_client
 import yaml
 from websockets.exceptions import ConnectionClosed
 
@@ -244,6 +245,36 @@ def test_the_containers_fit_together() -> None:
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > int(environment["DRAIN_SECS"]) + 30
     for volume in services["nginx"]["volumes"]:
         assert (ROOT / "deploy" / volume.partition(":")[0]).exists()
+
+
+def test_redis_has_a_password_that_its_list_of_processes_does_not_show(tmp_path: Path) -> None:
+    """The container's own command, with a Redis of this machine."""
+    redis, port = compose()["services"]["redis"], free_port()
+    assert redis["environment"] == {"REDISCLI_AUTH": "${REDIS_PASSWORD:?}"}
+    for name in ("hubwire1", "hubwire2", "setup"):
+        assert compose()["services"][name]["environment"]["REDIS_URL"].startswith("redis://:${REDIS_PASSWORD:?")
+    shell, option, script = redis["command"]
+    # Compose makes one $ of two.
+    script = script.replace("$$", "$").replace("redis-server -", f"{Redis.executable()} -")
+    script = script.replace("appendonly no", f"appendonly no\nport {port}\nbind 127.0.0.1\ndir {tmp_path}")
+    process = subprocess.Popen([shell, option, script], env=os.environ | {"REDISCLI_AUTH": "kept"})
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                assert redis_client.Redis(port=port, password="kept").ping()
+                break
+            except redis_client.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        with pytest.raises(redis_client.AuthenticationError):
+            redis_client.Redis(port=port).ping()
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes() if Path("/proc").exists() else b"redis-server"
+        assert b"redis-server" in shown
+        assert b"kept" not in shown
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 def test_the_image_has_all_that_the_service_is_made_of() -> None:

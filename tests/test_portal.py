@@ -198,3 +198,11 @@ def test_a_long_url_is_warned_about(staff: Client, keys: list[AccessKey]) -> Non
     response = generate(staff, groups=",".join(f"group-number-{n}" for n in range(600)))
     assert len(claims_of(response, keys)["webpubsub.group"]) == 600
     assert "a pattern instead of many group names" in response.content.decode()
+
+
+def test_after_signing_in_comes_what_was_asked_for_or_the_admins_index(client: Client) -> None:
+    User.objects.create_superuser("ada", password="right")
+    form = {"username": "ada", "password": "right"}
+    assert client.post("/admin/login/", form)["Location"] == "/admin/"
+    assert client.post("/admin/login/", form | {"next": "/admin/hubs/hub/"})["Location"] == "/admin/hubs/hub/"
+    assert client.post("/admin/login/", form | {"next": "https://elsewhere.example/"})["Location"] == "/admin/"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis as redis_client
 
 from tests.running import PATIENCE, ROOT, Redis, Service, free_port
 
@@ -61,3 +64,52 @@ def test_the_cache_asks_the_next_sentinel_where_the_first_ones_are_away(
     assert answer == "answered"
     # redis-py's own ten tries with one of them take four seconds and more, and those with the silent one ten.
     assert 1 <= float(secs) < 8
+
+
+def settings_say(service: Service, code: str) -> str:
+    return subprocess.check_output(
+        [sys.executable, "-c", f"import django; django.setup(); {code}"],
+        cwd=ROOT,
+        env=service.env | {"DJANGO_SETTINGS_MODULE": "pubsub_site.settings"},
+        text=True,
+        timeout=PATIENCE * 3,
+    ).strip()
+
+
+def test_what_stands_in_redis_is_json_and_not_where_earlier_versions_look(redis_server: Redis, data_dir: Path) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}/9"
+    service = Service(data_dir, env={"REDIS_URL": url})
+    redis = redis_client.Redis.from_url(url)
+    code = "from django.core.cache import cache; "
+    written = "cache.set('list', [1.5, 'é', None]); cache.set('number', 1); cache.incr('number'); "
+    assert (
+        settings_say(service, f"{code}{written}print(cache.get('list'), cache.get('number'))") == "[1.5, 'é', None] 2"
+    )
+    assert sorted(redis.keys()) == [b"hubwire-json:1:list", b"hubwire-json:1:number"]
+    assert redis.get("hubwire-json:1:number") == b"2"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return print, ("code was run",)
+
+    redis.set("hubwire-json:1:trap", pickle.dumps(Trap()))
+    refused = "\ntry: print(cache.get('trap'))\nexcept ValueError: print('refused')"
+    assert settings_say(service, f"{code}{refused}") == "refused"
+
+
+def test_strict_transport_is_told_over_https_alone(data_dir: Path) -> None:
+    service = Service(
+        data_dir,
+        env={
+            "HSTS_SECS": "3600",
+            "PUBLIC_ENDPOINT": "https://pubsub.example.com",
+            "TRUST_FORWARDED_HEADERS": "true",
+            "NUM_PROXIES": "1",
+        },
+    )
+    code = (
+        "from django.test import Client; answer = Client().get('/admin/login/', headers={'host': 'pubsub.example.com', "
+        "'x-forwarded-proto': '%s'}); print(answer.headers.get('Strict-Transport-Security'))"
+    )
+    assert settings_say(service, code % "https") == "max-age=3600"
+    assert settings_say(service, code % "http") == "None"

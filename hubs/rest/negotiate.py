@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 MAX_VISITOR_ID_CHARACTERS = 128
 MAX_BODY_BYTES = 16 * 1024
 
+# Control characters; format characters, with which a name looks like another (direction overrides, joiners of no
+# width); half surrogate pairs, which no other program takes for text; separators of lines and paragraphs.
+_NOT_IN_IDS = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
 
 class Negotiate(APIView):
     """`GET` or `POST /api/negotiate/{hub}`: `{"url", "baseUrl", "token", "expires"}`."""
@@ -151,8 +155,8 @@ def _visitor_id(hub: str, said: str | None) -> str | None:
         return None
     if not said.strip() or said != said.strip() or len(said) > MAX_VISITOR_ID_CHARACTERS or not _is_readable(said):
         raise BadRequest(
-            f"A user id has 1 to {MAX_VISITOR_ID_CHARACTERS} characters, no control characters, and neither begins "
-            "nor ends with white space.",
+            f"A user id has 1 to {MAX_VISITOR_ID_CHARACTERS} characters, all of them visible (no control, format or "
+            "line separator characters), and neither begins nor ends with white space.",
             target="userId",
         )
     if not hub_settings.current().hub(hub).anonymous_user_ids:
@@ -167,8 +171,7 @@ def _visitor_id(hub: str, said: str | None) -> str | None:
 
 
 def _is_readable(text: str) -> bool:
-    # Cc: control characters. Cs: half surrogate pairs, which no other program takes for text.
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    return not any(unicodedata.category(character) in _NOT_IN_IDS for character in text)
 
 
 def _belongs_to_account(user_id: str) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.running import PATIENCE, Service
 
@@ -288,3 +288,74 @@ def test_a_hub_gets_role_grants_in_its_own_form(service: Service, signed_in: Ope
     expect(page.locator("#result_list").get_by_role("link", name="newsroom")).to_be_visible()
     code = "from hubs.models import RoleGrant; print(*RoleGrant.objects.filter(hub__name='newsroom'))"
     assert service.python(code) == "visitors who are not signed in may send to groups: all"
+
+
+EVERY_PAGE = [
+    "/admin/",
+    "/admin/hubs/accesskey/",
+    "/admin/hubs/accesskey/add/",
+    "/admin/client-url/",
+    "/admin/hubs/hub/",
+    "/admin/hubs/hub/add/",
+    "/admin/hubs/rolegrant/",
+    "/admin/hubs/handlercall/",
+    "/admin/auth/user/",
+    "/admin/auth/user/add/",
+    "/admin/auth/user/1/change/",
+    "/admin/auth/user/1/password/",
+    "/admin/auth/user/1/delete/",
+    "/admin/auth/user/1/history/",
+    "/admin/auth/group/add/",
+    "/admin/authtoken/tokenproxy/",
+    "/admin/password_change/",
+]
+
+
+def test_the_pages_keep_to_their_content_policy(browser: Browser, service: Service, signed_in: OpenPage) -> None:
+    """A violation is an error in the console, and those fail every test of this module; here all pages are opened."""
+    page = signed_in("/admin/")
+    for path in EVERY_PAGE:
+        answer = page.goto(path)
+        assert answer is not None
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self' 'unsafe-eval';" in policy
+        # Alpine has begun, or the page would stay hidden.
+        expect(page.locator("body")).to_be_visible()
+    # It is in force: a script that strangers might get into a page does not run. In a page of its own, for the console.
+    context = browser.new_context(base_url=service.endpoint, storage_state=page.context.storage_state())
+    elsewhere = context.new_page()
+    elsewhere.goto("/admin/")
+    ran = elsewhere.evaluate(
+        """() => new Promise((done) => {
+            document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+            const script = document.createElement("script");
+            script.textContent = "window.ran = true";
+            document.body.append(script);
+            if (window.ran) done("it ran");
+        })"""
+    )
+    context.close()
+    assert ran == "script-src-elem"
+
+
+def test_theme_search_sidebar_and_actions_work_under_the_policy(signed_in: OpenPage) -> None:
+    page = signed_in("/admin/auth/user/")
+    page.get_by_text("unfold_more").click()
+    page.get_by_text("Dark", exact=True).click()
+    expect(page.locator("html")).to_have_class(re.compile(r"\bdark\b"))
+    page.reload()
+    expect(page.locator("html")).to_have_class(re.compile(r"\bdark\b"))
+    menu = page.get_by_role("link", name="Handler calls")
+    expect(menu).to_be_visible()
+    page.get_by_text("dock_to_right").locator("visible=true").click()
+    expect(menu).to_be_hidden()
+    page.get_by_text("filter_list").locator("visible=true").click()
+    expect(page.get_by_text("By superuser status")).to_be_visible()
+    page.goto("/admin/auth/user/")
+    page.locator("input[name=q]").fill("ada")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/admin/auth/user/?q=ada")
+    page.locator("input[name=_selected_action]").check()
+    page.get_by_label("Select action to run").select_option("forget_failed_sign_ins")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_text("Failed sign-ins are forgotten of: ada.")).to_be_visible()

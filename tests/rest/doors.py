@@ -17,7 +17,7 @@ from hubs.rest.intake import BoundedBodies
 from hubs.rest.lane import Lane
 
 DJANGO, LANE = "django", "lane"
-UNCONCERNED = ["pubsub_site.static_files.StaticFiles"]
+UNCONCERNED = ["pubsub_site.static_files.StaticFiles", "pubsub_site.content_policy.AdminContentPolicy"]
 
 
 @dataclass(frozen=True)
