@@ -298,6 +298,7 @@ LOGGING = {
         "console": {
             "class": "hubs.servers.logs.ConsoleHandler",
             "formatter": "line",
+            "filters": ["client_faults"],
             "per_minute": _number("LOG_PER_MINUTE", 30),
             # What no stranger causes (the supervisor of workers), and the access log of runserver.
             "exempt": ["hubs.servers.workers", "django.server", "django.channels.server"],
@@ -309,7 +310,6 @@ LOGGING = {
         # Without handlers of their own, which Django gives them: those would wait for whoever reads the log.
         "django": {"handlers": [], "level": "INFO"},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
-        "uvicorn.error": {"filters": ["client_faults"]},
     },
 }
 

@@ -29,9 +29,12 @@ import resource
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn import Config
+
+from hubs.servers.http import HttpProtocol, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ PAUSE_SECS = 0.05
 
 NO_ROOM = b"The service has no room for more clients. Try again later."
 _RETRY_AFTER = b"5"
+_NO_ROOM = Refused(HTTPStatus.SERVICE_UNAVAILABLE, NO_ROOM.decode())
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
     b"retry-after: %s\r\nconnection: close\r\n\r\n%s" % (len(NO_ROOM), _RETRY_AFTER, NO_ROOM)
@@ -157,7 +161,7 @@ class Acceptors:
                 self._fill()
                 if client.fileno() < self._room_crowded:
                     protocol = self._make_crowded()
-                    self._loop.call_later(CROWDED_SECS, _end_if_silent, protocol)
+                    self._loop.call_later(CROWDED_SECS, self._hurry, protocol)
                 else:
                     protocol = self._refuse()
             arriving = self._loop.create_task(self._arrive(client, protocol), name="accept a client")
@@ -183,6 +187,11 @@ class Acceptors:
         refusing = _Refusing(self._let_go)
         self._refusing[refusing] = None
         return refusing
+
+    def _hurry(self, protocol: asyncio.Protocol) -> None:
+        """Let somebody else have the descriptor of a client that has asked for nothing."""
+        if isinstance(protocol, HttpProtocol) and protocol.refuse_if_idle(_NO_ROOM):
+            self._count_refused()
 
     def _let_go(self, refusing: _Refusing) -> None:
         self._refusing.pop(refusing, None)
@@ -287,12 +296,6 @@ class _Refusing(asyncio.Protocol):
     def _expect_nothing(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _end_if_silent(protocol: Any) -> None:
-    """Let somebody else have the connection of a client that has asked for nothing."""
-    if protocol.cycle is None and protocol.transport is not None:
-        protocol.transport.close()
 
 
 async def refuse(send: Any, text: bytes, *headers: tuple[bytes, bytes]) -> None:

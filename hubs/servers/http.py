@@ -421,6 +421,13 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def refuse_if_idle(self, refused: Refused) -> bool:
+        """Refuse a client whose first request is not there yet; tells whether that was so."""
+        idle = self in self.connections and self.cycle is None and self._parting_until is None
+        if idle:
+            self._refuse(refused)
+        return idle
+
     def beat(self, payload: bytes) -> None:
         """See whether the client does its part in time. Called about every LOOK_SECS; `payload` is for WebSockets."""
         now = self.loop.time()

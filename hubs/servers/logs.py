@@ -74,11 +74,13 @@ class ClientFaults(logging.Filter):
 
     uvicorn 0.54 logs an error for each handshake that was refused with an HTTP status, because it
     does not count it as completed; our consumers always answer, so that complaint never has another
-    cause.
+    cause. Django adds a traceback to each request that it holds for suspicious, a foreign Host for one.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is worth writing."""
+        """Tell whether the record is worth writing, and leave out a traceback that says nothing."""
+        if record.name.startswith("django.security."):
+            record.exc_info = record.exc_text = None
         return record.msg != "ASGI callable returned without completing handshake."
 
 

@@ -63,6 +63,10 @@ async def test_clients_without_room_are_told_and_the_others_do_not_notice(small:
         # Who comes for one request gets it, and each takes a connection only for that.
         for _ in range(40):
             assert await asyncio.to_thread(_get, small.port) == (200, "close")
+        # Those who ask for nothing are in nobody's way for long, and are told, too.
+        answers = await asyncio.gather(*(_say_nothing(small.port) for _ in range(40)))
+        assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 503 Service Unavailable"}
+        assert await asyncio.to_thread(_get, small.port) == (200, "close")
         send = target.service_client("chat").send_to_all
         await asyncio.to_thread(send, "all", content_type="text/plain")
         await _says(small, NO_ROOM)
@@ -82,6 +86,14 @@ def _get(port: int) -> tuple[int, str | None]:
         return answer.status, answer.getheader("connection")
     finally:
         connection.close()
+
+
+async def _say_nothing(port: int) -> bytes:
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await reader.read()
+        writer.close()
+        return answer
 
 
 async def _says(service: Service, text: str) -> None:

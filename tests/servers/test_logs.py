@@ -124,6 +124,17 @@ def test_lines_and_records_are_cut() -> None:
     assert lines[-1].strip() == "4999"
 
 
+def test_what_clients_do_wrong_has_no_traceback() -> None:
+    record = _record("Invalid HTTP_HOST header: 'x'", name="django.security.DisallowedHost")
+    record.exc_info = (ValueError, ValueError("x"), None)
+    assert logs.ClientFaults().filter(record)
+    assert (
+        logs.LineFormatter(MESSAGE).format(record)
+        == "INFO django.security.DisallowedHost: Invalid HTTP_HOST header: 'x'"
+    )
+    assert not logs.ClientFaults().filter(_record("ASGI callable returned without completing handshake."))
+
+
 def test_a_record_that_cannot_be_formatted_is_said(tmp_path: Any) -> None:
     with (tmp_path / "log").open("wb") as log:
         handler = logs.ConsoleHandler()
