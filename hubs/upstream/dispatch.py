@@ -7,7 +7,8 @@ before anybody is waited for.
 `connect` and user events are blocking: the client waits for the answer, at most HANDLER_SECS. Who
 stops waiting (because the client left) has the call given up. `connected` and `disconnected` are
 notifications: each is sent once, beside the conversation and longer than it lasts, if need be; a
-failure is logged and nobody waits.
+failure is logged and nobody waits. `disconnected` is not sent before `connected` was, but does not wait
+for its answer either: a handler that is slow to greet hears at once who has left.
 
 Two kinds of bad news come up from below. `Rejected` is a connect handler's no. `HandlerProblem` is a
 call that came to nothing; its text is for operators, in the log and in the records, and the client
@@ -130,8 +131,8 @@ async def invoke(session: Session, request: UserEventRequest) -> Reply:
 def connected(session: Session) -> None:
     """Tell the handler that a connection is open."""
     if session.open():
-        session.greeting = _in_background(session.event(CONNECTED), session, after=None)
-        session.greeting.add_done_callback(session.greeted)
+        session.greeting = asyncio.Event()
+        _in_background(session.event(CONNECTED), session, told=session.greeting).add_done_callback(session.greeted)
 
 
 def disconnected(session: Session, reason: str) -> None:
@@ -214,9 +215,10 @@ async def _called(
     call: Callable[[Event, Session, Progress], Awaitable[Result]],
     event: Event,
     session: Session,
+    told: asyncio.Event | None = None,
 ) -> Result:
-    """Call a handler and keep a record of it."""
-    progress = Progress()
+    """Call a handler and keep a record of it. `told`: as in Progress."""
+    progress = Progress(told=told)
     begun = time.perf_counter()
     outcome, problem = records.ANSWERED, ""
     try:
@@ -258,22 +260,24 @@ def _note(event: Event, handler: str, outcome: str, secs: float, progress: Progr
     )
 
 
-def _in_background(event: Event, session: Session, *, after: asyncio.Task[None] | None) -> asyncio.Task[None]:
-    task = asyncio.create_task(_notify(event, session, after), name=f"{event.name} handler")
+def _in_background(
+    event: Event, session: Session, *, told: asyncio.Event | None = None, after: asyncio.Event | None = None
+) -> asyncio.Task[None]:
+    task = asyncio.create_task(_notify(event, session, told, after), name=f"{event.name} handler")
     # Nobody else holds it: the connection may be gone before it is done.
     _notifications.add(task)
     task.add_done_callback(_notifications.discard)
     return task
 
 
-async def _notify(event: Event, session: Session, after: asyncio.Task[None] | None) -> None:
-    if after is not None and not after.done():
+async def _notify(event: Event, session: Session, told: asyncio.Event | None, after: asyncio.Event | None) -> None:
+    if after is not None:
         # A handler should not hear of an end before it heard of the beginning.
-        await asyncio.wait({after})
+        await after.wait()
     try:
         handler, _ = await _chosen(event)
         if handler is not None:
-            await _called(handler, handler.notify, event, session)
+            await _called(handler, handler.notify, event, session, told)
     except HandlerProblem:
         # Logged and recorded where it was met.
         pass

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -142,10 +143,26 @@ class FunctionHandler:
         limit = conf.settings.HANDLER_SECS
         async with asyncio.timeout(limit):
             if inspect.iscoroutinefunction(self.function):
+                if progress.told is not None:
+                    progress.told.set()
                 return await self.function(*arguments)
+            function = self.function if progress.told is None else _telling(self.function, progress.told)
             # The Database- form gives up connections that the database has dropped; nobody else would there.
-            call = DatabaseSyncToAsync(self.function, thread_sensitive=False, executor=_threads_of(hub))
+            call = DatabaseSyncToAsync(function, thread_sensitive=False, executor=_threads_of(hub))
             return await call(*arguments)
+
+
+def _telling(function: Callable[..., Any], told: asyncio.Event) -> Callable[..., Any]:
+    """The same function, which says when a thread begins with it."""
+    loop = asyncio.get_running_loop()
+
+    def run(*arguments: Any) -> Any:
+        # RuntimeError: the loop has ended, and with it whoever waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(told.set)
+        return function(*arguments)
+
+    return run
 
 
 class AlreadyLogged(HandlerProblem):

@@ -26,10 +26,14 @@ class TooManyCalls(HandlerProblem):
 
 @dataclass(slots=True)
 class Progress:
-    """How far a call got, for its record."""
+    """How far a call got: for its record, and for whoever waits until the handler has been told.
+
+    `told`: set while the handler has the whole request and has not answered it; not there where nobody waits.
+    """
 
     attempts: int = 0
     status: int | None = None
+    told: asyncio.Event | None = None
 
 
 class Gate:

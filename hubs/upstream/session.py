@@ -49,8 +49,8 @@ class Session:
         self._next_number = 0
         self._opened = False
         self.ended = False
-        # The `connected` event that is still on its way; `disconnected` goes after it.
-        self.greeting: asyncio.Task[None] | None = None
+        # While `connected` is being sent: set as soon as its handler has been told. `disconnected` goes after it.
+        self.greeting: asyncio.Event | None = None
 
     @classmethod
     def of(cls, context: EventContext) -> Session:
@@ -81,8 +81,10 @@ class Session:
         return news
 
     def greeted(self, _: object) -> None:
-        """Note that `connected` has arrived, or was given up."""
-        self.greeting = None
+        """Note that `connected` was answered, or given up."""
+        if self.greeting is not None:
+            self.greeting.set()
+            self.greeting = None
 
     def end(self) -> bool:
         """Note that the connection has ended; tells whether that is news. What was never open cannot end."""

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter
 from yarl import URL
 
 from hubs import conf
@@ -140,7 +140,12 @@ class Webhooks:
             async with gate.exchange():
                 progress.attempts += 1
                 progress.status = None
-                return await self.exchange("POST", url, headers, body, progress)
+                try:
+                    return await self.exchange("POST", url, headers, body, progress)
+                finally:
+                    # Another attempt may follow, and then that is the one to wait for.
+                    if progress.told is not None:
+                        progress.told.clear()
 
         limit = conf.settings.HANDLER_SECS
         try:
@@ -207,6 +212,8 @@ class Webhooks:
         if self._http is None:
             self._http = self._open()
         data: Any = body if len(body) <= _LARGE_BODY_BYTES else io.BytesIO(body)
+        if progress is not None and progress.told is not None:
+            data = _Told(body, progress.told)
         try:
             async with self._http.request(
                 method,
@@ -249,6 +256,19 @@ class Webhooks:
             self._http = None
         # What is handed to a connector is not closed by it.
         await self._resolver.close()
+
+
+class _Told(aiohttp.BytesPayload):
+    """A body that says when it has been written, which aiohttp tells of no request before its answer."""
+
+    def __init__(self, body: bytes, told: asyncio.Event) -> None:
+        super().__init__(body)
+        self._told = told
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write the body, as aiohttp asks for it."""
+        await super().write_with_length(writer, content_length)
+        self._told.set()
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -376,6 +376,39 @@ async def test_notifications_are_told_beside_the_conversation(application: HubHa
     assert await soon(told.get()) == (context, "bye")
 
 
+@pytest.mark.parametrize("plain", [False, True])
+async def test_an_end_follows_the_beginning_and_does_not_wait_for_its_function(
+    application: HubHandlers, context: EventContext, plain: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    heard: list[str] = []
+    ended, go_on = asyncio.Event(), threading.Event()
+
+    async def slow(context: EventContext) -> None:
+        heard.append("connected")
+        await ended.wait()
+
+    def slow_in_a_thread(context: EventContext) -> None:
+        heard.append("connected")
+        go_on.wait(PATIENCE)
+
+    application.on_connected(slow_in_a_thread if plain else slow)
+
+    @application.on_disconnected
+    def closed(context: EventContext, reason: str) -> None:
+        heard.append("disconnected")
+        loop.call_soon_threadsafe(ended.set)
+
+    session = Session.of(context)
+    dispatch.connected(session)
+    dispatch.disconnected(session, "")
+    await soon(ended.wait())
+    assert heard == ["connected", "disconnected"]
+    go_on.set()
+    await soon(asyncio.gather(*dispatch._notifications))
+    assert session.greeting is None
+
+
 async def test_nobody_has_to_be_told(application: HubHandlers, context: EventContext) -> None:
     for place in (context, EventContext("hub_without_handlers", "c")):
         session = Session.of(place)

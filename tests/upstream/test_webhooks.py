@@ -745,13 +745,53 @@ async def test_line_27_a_slow_connected_handler_delays_nobody(session: Session, 
     dispatch.connected(session)
     await server.event()
     assert await send(session) == Reply()
-    # Its end is told after its beginning has been.
+    # Nor is its end held back by the answer.
     dispatch.disconnected(session, "")
-    assert await send(Session("chat", "another")) == Reply()
-    assert [seen.headers["ce-eventName"] for seen in server.events] == ["connected", "message", "message"]
+    await server.event(3)
+    assert [seen.headers["ce-eventName"] for seen in server.events] == ["connected", "message", "disconnected"]
     go_on.set()
     await notified()
-    assert server.events[-1].headers["ce-eventName"] == "disconnected"
+
+
+@pytest.mark.usefixtures("chat")
+async def test_line_27_an_end_is_not_told_before_the_beginning(session: Session, server: WebhookServer) -> None:
+    go_on = asyncio.Event()
+
+    async def permission(seen: Seen) -> Say:
+        await go_on.wait()
+        return ALLOWED
+
+    server.permissions[0] = permission
+    dispatch.connected(session)
+    dispatch.disconnected(session, "")
+    await server.question()
+    await asyncio.sleep(0.05)
+    assert not server.events
+    go_on.set()
+    await notified()
+    assert [seen.headers["ce-eventName"] for seen in server.events] == ["connected", "disconnected"]
+
+
+@pytest.mark.usefixtures("chat")
+async def test_line_27_nor_while_the_beginning_waits_for_another_attempt(
+    session: Session, server: WebhookServer, client: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(_: float) -> None:
+        waits.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(client, "_sleep", pause)
+    server.answers.appendleft(Say(503))
+    dispatch.connected(session)
+    await soon(waits.wait())
+    dispatch.disconnected(session, "")
+    await asyncio.sleep(0.05)
+    assert len(server.events) == 1
+    go_on.set()
+    await notified()
+    assert [seen.headers["ce-eventName"] for seen in server.events] == ["connected", "connected", "disconnected"]
 
 
 @pytest.mark.usefixtures("chat")
@@ -759,6 +799,7 @@ async def test_line_28_each_is_told_once(session: Session, server: WebhookServer
     server.answers.extendleft([Say(503), Say(503)])
     dispatch.connected(session)
     dispatch.connected(session)
+    await notified()
     dispatch.disconnected(session, "gone")
     dispatch.disconnected(session, "again")
     await notified()
