@@ -9,19 +9,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from hubs import addresses
+
 
 class Option(NamedTuple):
-    """One setting: its default, what it means, and a rule giving a complaint or None."""
+    """One setting: its default, what it means, and a rule giving a complaint or None.
+
+    `read` makes of a value without complaint what the service works with.
+    """
 
     default: Any
     meaning: str
     complaint: Callable[[Any], str | None]
+    read: Callable[[Any], Any] = lambda value: value
 
 
 def _flag(value: Any) -> str | None:
@@ -40,25 +45,17 @@ def _endpoints(value: Any) -> str | None:
     if not isinstance(value, list | tuple) or not value:
         return 'write a list of at least one URL, such as ["https://pubsub.example.com"]'
     for url in value:
-        if not _is_endpoint(url):
-            return f"{url!r} is not an endpoint; write http(s)://host[:port][/prefix]"
+        if not isinstance(url, str):
+            return f"{url!r} is not an endpoint; {addresses.EXPECTED}"
+        try:
+            addresses.endpoint(url)
+        except ValueError as problem:
+            return str(problem)
     return None
 
 
-def _is_endpoint(url: Any) -> bool:
-    if not isinstance(url, str):
-        return False
-    try:
-        parts = urlsplit(url)
-        # Reading the port complains of one that is no number up to 65535.
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and not (parts.query or parts.fragment)
-        )
-    except ValueError:
-        return False
+def _normal_endpoints(value: Any) -> list[str]:
+    return list(dict.fromkeys(map(addresses.endpoint, value)))
 
 
 def _text(value: Any) -> str | None:
@@ -78,8 +75,9 @@ OPTIONS: dict[str, Option] = {
     "PUBLIC_ENDPOINTS": Option(
         ["http://localhost:8080"],
         "URLs under which clients reach the service. The first is used in connection strings and client URLs; "
-        "tokens made out to any of them, or to the Host a request names, are accepted.",
+        "tokens made out to any of them, or to the Host a request names, are accepted, whatever their scheme.",
         _endpoints,
+        _normal_endpoints,
     ),
     "TRUST_FORWARDED_HEADERS": Option(
         False, "Believe X-Forwarded-Proto/-Host; only behind a proxy that sets them.", _flag
@@ -226,7 +224,11 @@ class Settings:
     def __getattr__(self, name: str) -> Any:
         if name not in OPTIONS:
             raise AttributeError(f"WEBPUBSUB has no setting {name!r}")
-        value = chosen().get(name, OPTIONS[name].default)
+        option = OPTIONS[name]
+        value = chosen().get(name, option.default)
+        # What there is a complaint about is told by `manage.py check`, and left as it is.
+        if option.complaint(value) is None:
+            value = option.read(value)
         # Kept on the instance, so the next read costs an attribute look-up; dropped by reset().
         self.__dict__[name] = value
         return value

@@ -15,6 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
+from hubs import addresses
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
@@ -70,18 +72,30 @@ DEBUG = _switch("DEBUG")
 HOST = env.str("HOST", default="localhost")
 PORT = _number("PORT", 8080)
 WORKERS = _number("WORKERS", 1)
-# What clients use to reach this service; part of every token's audience.
-PUBLIC_ENDPOINT = env.str("PUBLIC_ENDPOINT", default=f"http://localhost:{PORT}").rstrip("/")
 REDIS_URL = env.str("REDIS_URL", default="")
 REDIS_SENTINELS = env.list("REDIS_SENTINELS", default=[])
 
-ENDPOINTS = [urlsplit(endpoint) for endpoint in (PUBLIC_ENDPOINT, *env.list("EXTRA_ENDPOINTS", default=[]))]
+
+def _endpoint(name: str, text: str) -> str:
+    try:
+        return addresses.endpoint(text)
+    except ValueError as problem:
+        raise ImproperlyConfigured(f"{name}: {problem}, such as https://pubsub.example.com.") from None
+
+
+# What clients use to reach this service, as browsers write it; part of every token's audience.
+PUBLIC_ENDPOINT = _endpoint("PUBLIC_ENDPOINT", env.str("PUBLIC_ENDPOINT", default="") or f"http://localhost:{PORT}")
+_extra = [_endpoint("EXTRA_ENDPOINTS", text) for text in env.list("EXTRA_ENDPOINTS", default=[]) if text.strip()]
+ENDPOINTS = [urlsplit(endpoint) for endpoint in dict.fromkeys((PUBLIC_ENDPOINT, *_extra))]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 ALLOWED_HOSTS = env.list(
     "ALLOWED_HOSTS",
-    default=list(dict.fromkeys(["localhost", "127.0.0.1", "[::1]", *(url.hostname or "" for url in ENDPOINTS)])),
+    # A host of IPv6 in its brackets, as the Host header has it.
+    default=list(
+        dict.fromkeys(["localhost", "127.0.0.1", "[::1]", *(addresses.host(url.netloc) for url in ENDPOINTS)])
+    ),
 )
-CSRF_TRUSTED_ORIGINS = [f"{url.scheme}://{url.netloc}" for url in ENDPOINTS if url.scheme in ("http", "https")]
+CSRF_TRUSTED_ORIGINS = [f"{url.scheme}://{url.netloc}" for url in ENDPOINTS]
 
 INSTALLED_APPS = [
     # Before daphne: our runserver serves the parts of the WebSocket handshake that daphne's own cannot say.

@@ -136,12 +136,12 @@ def test_endpoints(endpoint: str) -> None:
         "https://",
         "https:///x",
         "//h",
-        "https://h?x=1",
-        "https://h#x",
         "https://h:99999",
         "https://h:port",
-        "https://h:0",
         "https://[::1",
+        "https://user@h",
+        "https://a b",
+        "https://h\\x",
         "https://[h]/",
         5,
         None,
@@ -151,6 +151,41 @@ def test_endpoints(endpoint: str) -> None:
 def test_what_is_no_endpoint(endpoint: Any) -> None:
     complaint = conf.OPTIONS["PUBLIC_ENDPOINTS"].complaint(["https://good", endpoint])
     assert complaint == f"{endpoint!r} is not an endpoint; write http(s)://host[:port][/prefix]"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("https://h?x=1", "a query or a fragment"),
+        ("https://h/#x", "a query or a fragment"),
+        ("https://h:0", "nothing is reached at port 0"),
+        ("http://0x7f.1", "the IPv4 address as four decimal numbers"),
+        ("http://10.1", "the IPv4 address as four decimal numbers"),
+    ],
+)
+def test_what_is_wrong_with_an_endpoint(endpoint: str, why: str) -> None:
+    complaint = conf.OPTIONS["PUBLIC_ENDPOINTS"].complaint([endpoint])
+    assert complaint is not None
+    assert why in complaint
+    assert "write " in complaint
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("https://h/", "https://h"),
+        (" https://H:443/Rt/ ", "https://h/Rt"),
+        ("HTTP://h:80", "http://h"),
+        ("http://h:443", "http://h:443"),
+        ("https://Bücher.example/räume", "https://xn--bcher-kva.example/r%C3%A4ume"),
+        ("https://[2001:DB8:0:0::1]:443", "https://[2001:db8::1]"),
+        ("https://h/a/../b%7e", "https://h/b~"),
+    ],
+)
+def test_endpoints_are_written_as_browsers_do(settings: Any, written: str, normal: str) -> None:
+    settings.WEBPUBSUB = {"PUBLIC_ENDPOINTS": (written, normal, "http://other")}
+    found: list[str] = conf.settings.PUBLIC_ENDPOINTS
+    assert found == [normal, "http://other"]
 
 
 @pytest.mark.parametrize("value", [[], (), "https://h", None, 5, {}])

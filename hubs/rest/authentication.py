@@ -63,7 +63,6 @@ def key_holder(
             keys,
             endpoints.accepted(request),
             raw_path(request),
-            request.META.get("QUERY_STRING", ""),
             now=time.time(),
             skew=conf.settings.CLOCK_SKEW_SECS,
         )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from functools import lru_cache
-from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings as django_settings
 from django.http import HttpRequest
 from django.http.request import split_domain_port, validate_host
 
-from hubs import conf
+from hubs import addresses, conf
 from hubs import endpoints as hubs_endpoints
 from hubs.rest.paths import script_name
 
@@ -27,7 +26,6 @@ _HEADERS = (
     ("x-forwarded-host", "HTTP_X_FORWARDED_HOST"),
     ("x-forwarded-proto", "HTTP_X_FORWARDED_PROTO"),
 )
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def accepted(request: HttpRequest) -> tuple[str, ...]:
@@ -42,24 +40,22 @@ def for_clients(request: HttpRequest) -> str:
     another name of loopback: a page opened on 127.0.0.1 gets a URL it can reach, and cookies
     and content policies see one host rather than two.
     """
-    first: str = conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/")
+    first: str = conf.settings.PUBLIC_ENDPOINTS[0]
     own = of_request(request)
     if own is None:
         return first
-    here = urlsplit(own)
-    for endpoint in conf.settings.PUBLIC_ENDPOINTS:
-        configured = urlsplit(endpoint)
-        if _host_and_port(configured) == _host_and_port(here):
-            # The configured text, because only it knows of TLS and path prefixes in front of us.
-            return str(endpoint).rstrip("/")
-        if (
-            _is_loopback(configured.hostname)
-            and _is_loopback(here.hostname)
-            and _port(configured) == _port(here)
-            and configured.scheme == here.scheme
-        ):
-            return f"{configured.scheme}://{here.netloc}{configured.path.rstrip('/')}"
-    return first
+    # The configured text, because only it knows of TLS and path prefixes in front of us.
+    configured = hubs_endpoints.configured(own)
+    return configured or next(filter(None, (_by_loopback(own, name) for name in conf.settings.PUBLIC_ENDPOINTS)), first)
+
+
+def _by_loopback(own: str, configured: str) -> str | None:
+    """A configured endpoint under the name of loopback that a request used; None where it is not the same."""
+    here, there = addresses.read(own), addresses.read(configured)
+    scheme = configured.partition(":")[0]
+    if here is None or there is None or not own.startswith(f"{scheme}:") or here.port != there.port:
+        return None
+    return f"{scheme}://{here.authority}{there.rest}" if _is_loopback(here.host) and _is_loopback(there.host) else None
 
 
 def of_request(request: HttpRequest) -> str | None:
@@ -91,18 +87,10 @@ def _allowed_endpoint(
 _remembered = lru_cache(maxsize=REMEMBERED_ENDPOINTS)(_allowed_endpoint)
 
 
-def _port(url: SplitResult) -> int | None:
-    return url.port or _DEFAULT_PORTS.get(url.scheme)
-
-
-def _host_and_port(url: SplitResult) -> tuple[str | None, int | None]:
-    return url.hostname, _port(url)
-
-
-def _is_loopback(host: str | None) -> bool:
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host or "").is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False

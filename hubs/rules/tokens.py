@@ -2,8 +2,9 @@
 
 A client token is a JWT signed with HS256 over the UTF-8 text of an access key (the text itself: a
 key that looks like base64 is not decoded). Its audience is the address it opens, so a token for one
-hub opens no other. Audiences are compared after normalising what the official SDKs write in
-different ways: letter case, the scheme's default port, one trailing slash.
+hub opens no other. Host, port and path have to be the same; how they are written is not compared, since
+official SDKs differ in it: scheme, letter case, default port, international names, percent-encoding,
+one trailing slash (hubs/addresses.py).
 
 The signature is PyJWT's work. Times are checked here, because this room has no clock.
 
@@ -15,18 +16,20 @@ among them; so the last answers are remembered. Times are looked at in every req
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote, unquote, unquote_plus, urlsplit
+from urllib.parse import unquote
 
 import jwt
 from jwt.algorithms import HMACAlgorithm
 
+from hubs import addresses
+
 Claims = Mapping[str, Any]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 MAX_TOKEN_CHARACTERS = 64 * 1024
 # A token or an address that is longer than this is looked at each time: what is remembered is bounded in bytes, too.
 MAX_REMEMBERED_CHARACTERS = 2048
@@ -75,19 +78,20 @@ def verify(token: str, keys: Iterable[str], audiences: Iterable[str], *, now: fl
     """
     claims = _signed_claims(token, keys)
     _check_times(claims, now, skew)
-    accepted = {normal_audience(audience) for audience in audiences}
-    if accepted.isdisjoint(normal_audience(audience) for audience in strings(claims.get("aud"))):
+    accepted = set(map(_normal, audiences))
+    if accepted.isdisjoint(map(_normal, strings(claims.get("aud")))):
         raise InvalidToken("the token is made out to another address (aud)")
     return claims
 
 
 def verify_for_request(
-    token: str, keys: Iterable[str], endpoints: Iterable[str], path: str, query: str, *, now: float, skew: float
+    token: str, keys: Iterable[str], endpoints: Iterable[str], path: str, *, now: float, skew: float
 ) -> Claims:
     """Give the claims of a token that one of `keys` signed for one HTTP request.
 
-    The request is `path`, as it was sent (percent-encoded, below the endpoint), and its `query`; the
-    token's audience is that address at one of `endpoints`, with the query or without. Times as in
+    The request is `path`, as it was sent (percent-encoded, below the endpoint); the token's audience is
+    that address at one of `endpoints`. Query and fragment of an audience are not compared: SDKs sign
+    the query, leave it out, or write it in another way than their HTTP library sends it. Times as in
     `verify`. Raises InvalidToken.
     """
     short = len(token) <= MAX_REMEMBERED_CHARACTERS
@@ -95,53 +99,54 @@ def verify_for_request(
     _check_times(claims, now, skew)
     audiences = tuple(strings(claims.get("aud")))
     known_as = tuple(endpoints)
-    short = short and len(path) + len(query) + sum(map(len, known_as)) <= MAX_REMEMBERED_CHARACTERS
-    if not (_remembered_address if short else _names_address)(audiences, known_as, path, query):
+    short = short and len(path) + sum(map(len, known_as)) <= MAX_REMEMBERED_CHARACTERS
+    if not (_remembered_address if short else _names_address)(audiences, known_as, path):
         raise InvalidToken("the token is made out to another address (aud)")
     return claims
 
 
-def _names_address(audiences: tuple[str, ...], endpoints: tuple[str, ...], path: str, query: str) -> bool:
-    places = {_authority_and_rest(endpoint) for endpoint in endpoints}
-    targets = {(authority, _folded_path(f"{(prefix or '').rstrip('/')}{path}")) for authority, prefix in places}
-    return any(_is_for(audience, targets, query) for audience in audiences)
+def _names_address(audiences: tuple[str, ...], endpoints: tuple[str, ...], path: str) -> bool:
+    places = filter(None, map(addresses.read, endpoints))
+    targets = {(place.authority, _folded(f"{place.rest.rstrip('/')}{path}")) for place in places}
+    return any(_is_for(audience, targets) for audience in audiences)
 
 
 _remembered_address = lru_cache(maxsize=REMEMBERED_TOKENS)(_names_address)
 
 
-def _is_for(audience: str, targets: set[tuple[str | None, str]], query: str) -> bool:
-    """Tell whether an audience names one of `targets` (authority, decoded path).
+def _is_for(audience: str, targets: set[tuple[str, str]]) -> bool:
+    """Tell whether an audience names one of `targets` (authority, folded path).
 
     SDKs and HTTP libraries escape differently, so both sides are compared percent-decoded; the
     audience also as it stands, because some SDKs sign the decoded address. Decoded once, and only
-    after the query was cut off: what decodes to a question mark belongs to a name.
+    after query and fragment were cut off: what decodes to a question mark belongs to a name.
     """
-    authority, rest = _authority_and_rest(audience.strip())
-    if authority is None:
+    address = addresses.read(audience.strip())
+    if address is None:
         return False
-    path, _, signed_query = rest.partition("?")
-    if (authority, _folded_path(path)) not in targets and (authority, path.lower().removesuffix("/")) not in targets:
-        return False
-    return not signed_query or not _query_forms(signed_query).isdisjoint(_query_forms(query))
+    path = _END_OF_PATH.split(address.rest, maxsplit=1)[0]
+    return not targets.isdisjoint({(address.authority, _folded(path)), (address.authority, _without_slash(path))})
 
 
-def _authority_and_rest(url: str) -> tuple[str | None, str]:
-    """Split an address after host and port; None for what is no address. http, https, ws and wss are the same here."""
-    scheme, _, rest = url.partition("://")
-    default_port = _DEFAULT_PORTS.get(scheme.lower())
-    if default_port is None:
-        return None, ""
-    authority, slash, rest = rest.partition("/")
-    return authority.lower().removesuffix(f":{default_port}"), f"{slash}{rest}"
+def _normal(audience: str) -> tuple[str, str, str] | str:
+    """An audience in the one form in which it is compared; what is no address of ours is compared as it is."""
+    address = addresses.read(audience.strip())
+    if address is None:
+        return audience
+    path = _END_OF_PATH.split(address.rest, maxsplit=1)[0]
+    # Query and fragment are kept, though no audience has one: what differs there must not become the same.
+    return address.authority, _folded(path), address.rest[len(path) :]
 
 
-def _folded_path(path: str) -> str:
-    return unquote(path).lower().removesuffix("/")
+_END_OF_PATH = re.compile("[?#]")
 
 
-def _query_forms(query: str) -> set[str]:
-    return {query.lower(), unquote_plus(query).lower()}
+def _folded(path: str) -> str:
+    return _without_slash(unquote(path))
+
+
+def _without_slash(path: str) -> str:
+    return path.lower().removesuffix("/")
 
 
 def _check_times(claims: Claims, now: float, skew: float) -> None:
@@ -201,35 +206,14 @@ def strings(value: Any) -> Sequence[str]:
     return ()
 
 
-def normal_audience(url: str) -> str:
-    """Bring an audience into the one form in which audiences are compared."""
-    text = url.strip().lower()
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return text
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    if port is not None and port != _DEFAULT_PORTS.get(parts.scheme):
-        host = f"{host}:{port}"
-    path = parts.path.removesuffix("/")
-    query = f"?{parts.query}" if parts.query else ""
-    # Kept, though no audience has one: two addresses that differ there must not become the same.
-    fragment = f"#{parts.fragment}" if parts.fragment else ""
-    return f"{parts.scheme}://{host}{path}{query}{fragment}"
-
-
 def client_audience(endpoint: str, hub: str) -> str:
     """The audience of tokens that open WebSockets of `hub`: ``{endpoint}/client/hubs/{hub}``."""
     return f"{endpoint.rstrip('/')}/client/hubs/{hub}"
 
 
 def client_audiences(endpoints: Iterable[str], hub: str) -> set[str]:
-    """Every audience accepted at the WebSocket endpoint of `hub`: raw and percent-escaped hub names alike."""
-    names = {hub, quote(hub, safe="")}
-    return {client_audience(endpoint, name) for endpoint in endpoints for name in names}
+    """Every audience accepted at the WebSocket endpoint of `hub`."""
+    return {client_audience(endpoint, hub) for endpoint in endpoints}
 
 
 def client_claims(

@@ -50,6 +50,8 @@ def test_line_25_the_audience_is_the_url_with_its_query_or_without(client, keys,
         URL.replace("nobody", "%6eobod%79"),
         f"{URL}?api-version=2024-12-01&reason=so+long%2C+J%C3%BCrgen",
         f"{URL}?api-version=2024-12-01&reason=so long, Jürgen",
+        f"{URL}?api-version=2024-12-01&reason=other",
+        f"{URL}#fragment",
     ],
 )
 def test_spellings_of_the_audience_that_are_the_same(client, keys, audience):
@@ -59,8 +61,8 @@ def test_spellings_of_the_audience_that_are_the_same(client, keys, audience):
 @pytest.mark.parametrize(
     "audience",
     [
-        f"{URL}?api-version=2024-12-01&reason=other",
         f"{URL}%3Freason",
+        f"{URL}%23fragment",
         f"{URL}%253Fquery",
         f"{URL}%2523",
         URL.replace("http:", "ftp:"),

@@ -83,6 +83,14 @@ async def test_line_04_audience_of_this_hub_and_host_only(target: Target) -> Non
     assert not await _opens(target, target.token(aud=f"{target.endpoint}/api/hubs/chat/:send"))
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "ws", "wss"])
+async def test_line_04_the_scheme_of_the_audience_says_nothing(target: Target, scheme: str) -> None:
+    host = target.endpoint.partition("://")[2]
+    assert await _opens(target, target.token(aud=f"{scheme}://{host}/client/hubs/chat"))
+    assert not await _opens(target, target.token(aud=f"{scheme}://{host}/client/hubs/other"))
+    assert not await _opens(target, target.token(aud=f"{scheme}://elsewhere.example/client/hubs/chat"))
+
+
 async def test_line_05_audience_ignores_case(target: Target) -> None:
     assert await _opens(target, target.token(aud=f"{target.endpoint}/client/hubs/chat".upper()))
 
