@@ -244,12 +244,14 @@ def _code(event: Event) -> int:
 
 def _handshake(scope: Scope) -> Handshake:
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    own = endpoints.requested(scope.get("scheme", "ws"), {name.lower(): value for name, value in headers})
     return Handshake(
         hub=scope["url_route"]["kwargs"].get("hub"),
         query_string=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,
         subprotocols=list(scope.get("subprotocols") or ()),
-        endpoints=endpoints.accepted(scope.get("scheme", "ws"), {name.lower(): value for name, value in headers}),
+        endpoints=endpoints.configured_and(own),
+        origin=endpoints.origin(own),
     )
 
 

@@ -9,11 +9,35 @@ import pytest
 
 from hubs import operations
 from hubs.connections.handshake import Admission
-from hubs.consumers import HubConsumer, _Conversation
+from hubs.consumers import HubConsumer, _Conversation, _handshake
 from hubs.messaging.switchboard import switchboard
 from hubs.protocols.plain import PlainCodec
 from hubs.rules.roles import Permissions
 from tests.running import PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("host", "forwarded", "trusted", "origin"),
+    [
+        ("app.example.test:8242", None, False, "app.example.test"),
+        ("APP.example.test", None, False, "app.example.test"),
+        ("localhost:8080", None, False, "localhost"),
+        ("127.0.0.1:8080", None, False, "localhost"),
+        ("not a host", None, False, "localhost"),
+        ("10.0.0.1:8080", "app.example.test, inner", True, "app.example.test"),
+        ("10.0.0.1:8080", "app.example.test", False, "localhost"),
+    ],
+)
+def test_which_host_a_clients_events_come_from(
+    settings: Any, host: str, forwarded: str | None, trusted: bool, origin: str
+) -> None:
+    settings.WEBPUBSUB = settings.WEBPUBSUB | {
+        "PUBLIC_ENDPOINTS": ["http://localhost:8080", "http://app.example.test:8242"],
+        "TRUST_FORWARDED_HEADERS": trusted,
+    }
+    headers = [(b"Host", host.encode())] + ([(b"x-forwarded-host", forwarded.encode())] if forwarded else [])
+    handshake = _handshake({"headers": headers, "scheme": "ws", "url_route": {"kwargs": {"hub": "chat"}}})
+    assert handshake.origin == origin
 
 
 async def test_a_cancelled_beginning_leaves_nobody_reachable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,13 +42,17 @@ _PRIVATE_HEADER_PREFIX = "x-asrs-internal-"
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A WebSocket request as it came. `hub` is what the path names, None on the legacy path."""
+    """A WebSocket request as it came. `hub` is what the path names, None on the legacy path.
+
+    `endpoints`: those that its token may be made out to. `origin`: the host that its connection's events come from.
+    """
 
     hub: str | None
     query_string: str
     headers: Sequence[tuple[str, str]]
     subprotocols: Sequence[str]
     endpoints: Sequence[str]
+    origin: str | None = None
 
     @property
     def query(self) -> list[tuple[str, str]]:
@@ -109,7 +113,7 @@ async def admit(handshake: Handshake, connection_id: str) -> Admission:
     groups = tokens.strings(claims.get("webpubsub.group"))
     _check_groups(groups, status=400)
 
-    session = Session(hub, connection_id, _user_id(claims))
+    session = Session(hub, connection_id, _user_id(claims), origin=handshake.origin)
     answer = await dispatch.connect(
         session,
         ConnectRequest(

@@ -8,6 +8,9 @@ business of webhooks.py, what became of it is kept here.
     allowed            for 60 seconds
     not allowed        for 1 second, then 2, 4 … 60 while it stays so; events fail at once
 
+Asked is with the name under which the events will come, and the answer holds for that name: the service may
+have several, and stock middlewares say no to those they do not know.
+
 When that time is over the next event asks anew, in the background: it and those that come before the
 answer still go by the old one. So an owner who is busy for a moment delays nobody.
 """
@@ -28,7 +31,7 @@ ALLOWED_SECS = 60.0
 FIRST_REFUSED_SECS = 1.0
 MAX_REFUSED_SECS = 60.0
 
-# Far more than any installation has URLs; each costs a few hundred bytes.
+# Far more than any installation has URLs and names; each costs a few hundred bytes.
 MAX_URLS = 1000
 
 
@@ -38,7 +41,7 @@ class NotAllowed(HandlerProblem):
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one URL. `problem` None: not answered yet; "": allowed."""
+    """What is known of one URL and name. `problem` None: not answered yet; "": allowed."""
 
     problem: str | None = None
     until: float = 0.0
@@ -47,32 +50,33 @@ class _Known:
 
 
 class AbuseProtection:
-    """The URLs that were asked about. `ask(url)` raises HandlerProblem unless its owner allows events."""
+    """What was asked. `ask(url, origin)` raises HandlerProblem unless the URL's owner allows events from that host."""
 
-    def __init__(self, ask: Callable[[str], Awaitable[None]], clock: Callable[[], float]) -> None:
+    def __init__(self, ask: Callable[[str, str], Awaitable[None]], clock: Callable[[], float]) -> None:
         self._ask = ask
         self._clock = clock
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
 
-    async def check(self, url: str) -> None:
-        """Return if events may go to `url`, asking its owner if that is not known. Raises NotAllowed."""
-        known = self._known.get(url)
+    async def check(self, url: str, origin: str) -> None:
+        """Return if events may go to `url` from `origin`, asking its owner if that is not known. Raises NotAllowed."""
+        asked = (url, origin)
+        known = self._known.get(asked)
         if known is None:
-            known = self._known[url] = _Known()
+            known = self._known[asked] = _Known()
             self._make_room()
         else:
-            self._known.move_to_end(url)
+            self._known.move_to_end(asked)
         if known.asking is None and self._clock() >= known.until:
-            known.asking = asyncio.create_task(self._find_out(url, known), name="abuse protection")
+            known.asking = asyncio.create_task(self._find_out(asked, known), name="abuse protection")
         if known.problem is None and known.asking is not None:
             # Shielded: who stops waiting must not take the answer from the others.
             await asyncio.shield(known.asking)
         if known.problem:
             raise NotAllowed(known.problem)
 
-    async def _find_out(self, url: str, known: _Known) -> None:
+    async def _find_out(self, asked: tuple[str, str], known: _Known) -> None:
         try:
-            await self._ask(url)
+            await self._ask(*asked)
         except HandlerProblem as problem:
             self._refuse(known, f"abuse protection: {problem}")
         except Exception:

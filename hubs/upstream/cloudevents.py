@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -160,8 +160,8 @@ def validation_headers(origin: str) -> dict[str, str]:
     return {"WebHook-Request-Origin": origin, "ce-awpsversion": "1.0"}
 
 
-def allows(values: Iterable[str], hosts: Sequence[str]) -> bool:
-    """Whether a `WebHook-Allowed-Origin` header names one of `hosts`, or everybody.
+def allows(values: Iterable[str], hosts: Collection[str]) -> bool:
+    """Whether a `WebHook-Allowed-Origin` header names one of `hosts` (lower case), or everybody.
 
     Each value is one name; several in one value, between commas, are none.
     """

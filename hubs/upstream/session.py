@@ -2,7 +2,8 @@
 
 A connection holds one session from its handshake to its end, and takes it along when it moves to
 another process. Who somebody is stands in it once `connect` has been answered; the state and the
-cookies are the event handlers' own and change with their answers.
+cookies are the event handlers' own and change with their answers. Its events say that they come from
+the host by which the client came, whichever process sends them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Session:
         "ended",
         "greeting",
         "hub",
+        "origin",
         "state",
         "subprotocol",
         "user_id",
@@ -39,12 +41,15 @@ class Session:
         user_id: str | None = None,
         subprotocol: str | None = None,
         state: str | None = None,
+        origin: str | None = None,
     ) -> None:
         self.hub = hub
         self.connection_id = connection_id
         self.user_id = user_id
         self.subprotocol = subprotocol
         self.state = state
+        # The host in WebHook-Request-Origin; None: that of the first public endpoint.
+        self.origin = origin
         self.cookies = Cookies()
         self._next_number = 0
         self._opened = False
@@ -100,6 +105,7 @@ class Session:
             "user_id": self.user_id,
             "subprotocol": self.subprotocol,
             "state": self.state,
+            "origin": self.origin,
             "cookies": self.cookies.packed(),
             "next_number": self._next_number,
             "opened": self._opened,
@@ -110,6 +116,8 @@ class Session:
     def unpacked(cls, packed: Mapping[str, Any]) -> Session:
         """The session that `packed` was made of."""
         session = cls(packed["hub"], packed["connection_id"], packed["user_id"], packed["subprotocol"], packed["state"])
+        # Not known to versions up to 22 November 2026.
+        session.origin = packed.get("origin")
         session.cookies = Cookies(packed["cookies"])
         session._next_number = packed["next_number"]
         session._opened = packed["opened"]

@@ -27,14 +27,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter
 from yarl import URL
 
-from hubs import conf
+from hubs import conf, endpoints
 from hubs.hub_settings import EventHandlerSettings
 from hubs.rules.event_routing import VALIDATE, resolve_url, without_query
 from hubs.upstream import cloudevents
@@ -122,12 +121,13 @@ class Webhooks:
     ) -> Answer:
         hub = event.context.hub
         url = _resolved(handler.url_template, hub, event.name)
+        origin = session.origin or endpoints.origin()
         try:
             content_type, body = cloudevents.content_of(event)
             headers = cloudevents.request_headers(
                 event,
                 content_type,
-                origin=_origin()[0],
+                origin=origin,
                 keys=keys,
                 request_id=str(uuid.uuid4()),
                 authorization=handler.authorization,
@@ -150,7 +150,7 @@ class Webhooks:
         limit = conf.settings.HANDLER_SECS
         try:
             async with asyncio.timeout(limit):
-                await self.abuse_protection.check(_resolved(handler.url_template, hub, VALIDATE))
+                await self.abuse_protection.check(_resolved(handler.url_template, hub, VALIDATE), origin)
                 answer = await self._persistently(post)
         except TimeoutError:
             raise HandlerProblem(f"no answer within {limit:g} seconds") from None
@@ -174,10 +174,9 @@ class Webhooks:
             await self._sleep(delay)
         return await exchange()
 
-    async def _validate(self, url: str) -> None:
-        """Ask the owner of `url` whether events may come. Raises HandlerProblem unless they may."""
-        host, host_and_port = _origin()
-        headers = cloudevents.validation_headers(host)
+    async def _validate(self, url: str, origin: str) -> None:
+        """Ask the owner of `url` whether events may come from `origin`. Raises HandlerProblem unless they may."""
+        headers = cloudevents.validation_headers(origin)
 
         async def ask(method: str) -> Answer:
             try:
@@ -200,8 +199,9 @@ class Webhooks:
             raise HandlerProblem(str(problem)) from None
         if not values:
             raise HandlerProblem("the answer has no header WebHook-Allowed-Origin")
-        if not cloudevents.allows(values, (host, host_and_port)):
-            raise HandlerProblem(f"the header WebHook-Allowed-Origin is neither * nor {host}")
+        # Who allows the service under one of its names allows it.
+        if not cloudevents.allows(values, endpoints.origins() | {origin}):
+            raise HandlerProblem(f"the header WebHook-Allowed-Origin is neither * nor {origin}")
 
     # HTTP
 
@@ -317,22 +317,6 @@ def _explained(problem: Exception) -> HandlerProblem:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:200]
-
-
-_origins: dict[str, tuple[str, str]] = {}
-
-
-def _origin() -> tuple[str, str]:
-    """The service's host as handlers know it, and the same with its port."""
-    endpoint: str = conf.settings.PUBLIC_ENDPOINTS[0]
-    if endpoint not in _origins:
-        parts = urlsplit(endpoint)
-        host = parts.hostname or ""
-        named = f"[{host}]" if ":" in host else host
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        _origins.clear()
-        _origins[endpoint] = (named, f"{named}:{port}")
-    return _origins[endpoint]
 
 
 # One client per event loop, made at first use.

@@ -68,7 +68,7 @@ def _handshake(
     offers: list[str] | None = None,
 ) -> Handshake:
     text = query if isinstance(query, str) else urlencode(query)
-    return Handshake(hub, text, headers or [], offers or [], [ENDPOINT])
+    return Handshake(hub, text, headers or [], offers or [], [ENDPOINT], "app.example.test")
 
 
 async def _admit(
@@ -170,6 +170,7 @@ async def test_only_known_hubs_where_the_settings_say_so(webpubsub: WebPubSub) -
 async def test_either_key_opens(key: str) -> None:
     admission = await _admit(key=key, sub="u")
     assert (admission.hub, admission.user_id, admission.subprotocol) == ("chat", "u", None)
+    assert admission.session.origin == "app.example.test"
 
 
 async def test_a_hubs_own_key_opens_that_hub_alone() -> None:

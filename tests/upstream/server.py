@@ -111,6 +111,7 @@ class RawServer:
         self.posts = deque(posts)
         self.connections = 0
         self.events = 0
+        self.head = b""
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> RawServer:
@@ -130,7 +131,7 @@ class RawServer:
         self._writers.add(writer)
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                self.head = head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 for line in head.split(b"\r\n"):
                     if line.startswith(b"content-length:"):
                         await reader.readexactly(int(line.partition(b":")[2]))

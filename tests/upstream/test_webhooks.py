@@ -315,6 +315,49 @@ async def test_line_10_several_hosts(session: Session, server: WebhookServer) ->
 
 
 @pytest.mark.usefixtures("chat")
+@pytest.mark.parametrize("allowed", ["*", ORIGIN, "App.Example.Test", "app.example.test:443", f"{ORIGIN}:8443"])
+async def test_events_come_from_the_host_the_client_came_by(
+    server: WebhookServer, webpubsub: Any, allowed: str
+) -> None:
+    """And who allows one name of the service allows it, whichever was asked about."""
+    webpubsub(PUBLIC_ENDPOINTS=[f"https://{ORIGIN}:8443/prefix", "https://app.example.test"])
+    server.permissions[0] = Say(headers={"WebHook-Allowed-Origin": allowed})
+    here = Session("chat", "here", origin="app.example.test")
+    await join(here)
+    dispatch.connected(here)
+    await notified()
+    moved = Session.unpacked(json.loads(json.dumps(here.packed())))
+    await send(moved)
+    dispatch.disconnected(moved, "")
+    await notified()
+    assert {seen.headers["WebHook-Request-Origin"] for seen in server.seen} == {"app.example.test"}
+    assert server.questions == ["OPTIONS"]
+    # One that came from a process of an older version has none.
+    packed = here.packed()
+    del packed["origin"]
+    await send(Session.unpacked(packed))
+    assert [seen.headers["WebHook-Request-Origin"] for seen in server.seen[-2:]] == [ORIGIN, ORIGIN]
+    assert server.questions == ["OPTIONS"] * 2
+
+
+@pytest.mark.usefixtures("chat")
+async def test_an_owner_that_knows_one_name_alone_gets_the_events_of_that_one(
+    server: WebhookServer, webpubsub: Any
+) -> None:
+    """As .NET's middleware, whose connection string has one endpoint."""
+    webpubsub(PUBLIC_ENDPOINTS=[f"https://{ORIGIN}", "https://app.example.test"])
+
+    async def permission(seen: Seen) -> Say:
+        return ALLOWED if seen.headers["WebHook-Request-Origin"] == "app.example.test" else Say(400)
+
+    server.permissions[0] = permission
+    for _ in range(2):
+        assert await refused(Session("chat", "a")) == 500
+        await join(Session("chat", "b", origin="app.example.test"))
+    assert [seen.headers["WebHook-Request-Origin"] for seen in server.events] == ["app.example.test"] * 2
+
+
+@pytest.mark.usefixtures("chat")
 async def test_the_question_is_repeated_like_an_event(session: Session, server: WebhookServer, clock: Time) -> None:
     server.permissions.appendleft(Say(503))
     await send(session)
@@ -366,6 +409,15 @@ async def test_line_11_what_there_is_not_is_not_sent(rows: Rows, server: Webhook
     for seen in server.events:
         absent = {"ce-userId", "ce-subprotocol", "ce-connectionState", "Authorization", "Cookie"}
         assert not absent & set(seen.headers)
+
+
+@pytest.mark.usefixtures("client")
+async def test_line_11_a_user_id_goes_as_utf_8(rows: Rows) -> None:
+    server = await RawServer(b"HTTP/1.1 204 No Content\r\n\r\n").start()
+    rows.set("chat", EventHandlerSettings(1, server.url, "*"))
+    await send(Session("chat", "c0ffee", "José 用户"))
+    assert "ce-userid: josé 用户\r\n".encode() in server.head
+    await server.stop()
 
 
 @pytest.mark.usefixtures("chat")
