@@ -20,7 +20,7 @@ PAGES = (
     ("/admin/", "hubs, keys, role grants, client URLs"),
 )
 
-SDK_INSTALL = "pip install azure-messaging-webpubsubservice websockets"
+SDK_INSTALL = "python3 -m venv sdk && sdk/bin/pip install azure-messaging-webpubsubservice websockets"
 
 # Tried word for word by the tests: what is printed is what is run.
 SDK_SNIPPET = """\
@@ -68,9 +68,10 @@ class Command(BaseCommand):
         if done.administrator and done.administrator.created:
             lines += [heading("Administrator"), *_about(done.administrator), ""]
         lines += [
-            heading("A first message, with the official Python SDK"),
+            heading("A first message, with the official Python SDK, in a second terminal"),
             SDK_INSTALL,
             "",
+            "# Save as first.py, then: sdk/bin/python first.py",
             SDK_SNIPPET.format(connection_string=connection_string, hub=first_setup.CHAT_HUB),
         ]
         self.stdout.write("\n".join(lines))
