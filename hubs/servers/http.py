@@ -42,7 +42,7 @@ from hubs.servers.keep_alive import Wheel
 # The longest token that is looked at (rules/tokens.py) fits into an address of a handshake. That of another request has
 # at most as many bytes as httptools can take apart.
 MAX_REQUEST_LINE = 128 * 1024
-MAX_TARGET_BYTES = (1 << 16) - 1
+MAX_TARGET_BYTES = (1 << 16) - 2
 # Request line and headers together.
 MAX_HEAD_BYTES = 256 * 1024
 MAX_HEADERS = 200
@@ -70,6 +70,12 @@ REFUSED_SECS = 1.0
 # How often a connection is looked at.
 LOOK_SECS = 1.0
 
+_TOO_LARGE = (
+    f"A request has at most {MAX_HEADERS} headers and, with its request line, {MAX_HEAD_BYTES} bytes; its target "
+    f"has at most {MAX_TARGET_BYTES} bytes, in a WebSocket handshake {MAX_REQUEST_LINE}."
+)
+
+_CHECKED = frozenset([b"host", b"content-length", b"transfer-encoding"])
 _END = b"\r\n\r\n"
 _LINE_ENDS = b"\r\n"
 _A, _Z = b"AZ"
@@ -100,10 +106,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._wheel = cast(HttpConfig, self.config).wheel
         self._slot: int | None = None
-        # A head of which there is not everything yet. While a head is parsed: whether its headers are still to come,
-        # and why it is refused.
+        # A head of which there is not everything yet; why one is refused that has been parsed.
         self._head = bytearray()
-        self._in_head = False
         self._why: Refused | None = None
         # A body of which there is not everything yet: how many bytes are to come, None where it is chunked; how many
         # came, without the encoding and with it; the last bytes, if it is chunked.
@@ -192,7 +196,7 @@ class HttpProtocol(HttpToolsProtocol):
             head = bytes(self._head[:end])
             end -= before
             self._head.clear()
-        if len(head) > MAX_HEAD_BYTES:
+        if len(head) > MAX_HEAD_BYTES or head.count(b"\n") > MAX_HEADERS + 2:
             raise _too_large()
         if self._parse_head(head):
             self._hand_over(data[end:])
@@ -229,15 +233,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _read_body(self, data: bytes, at: int) -> int:
         """Read a body from `at` on, and nothing that comes behind it; gives how far it was read."""
-        if self._left is None:
-            end = self._end_of_chunks(data, at)
-            self._raw += end - at
-        else:
-            end = min(len(data), at + self._left)
-            self._left -= end - at
+        left = self._left
+        end = self._end_of_chunks(data, at) if left is None else min(len(data), at + left)
         self.parser.feed_data(data if end - at == len(data) else memoryview(data)[at:end])
-        if self._raw > MAX_CHUNK_BYTES + MAX_CHUNK_FACTOR * self._received:
-            raise Refused(HTTPStatus.BAD_REQUEST, "The chunks of this request have too much around them.")
+        if left is None:
+            self._raw += end - at
+            if self._raw > MAX_CHUNK_BYTES + MAX_CHUNK_FACTOR * self._received:
+                raise Refused(HTTPStatus.BAD_REQUEST, "The chunks of this request have too much around them.")
+        else:
+            self._left = left - (end - at)
         return end
 
     def _end_of_chunks(self, data: bytes, at: int) -> int:
@@ -254,42 +258,27 @@ class HttpProtocol(HttpToolsProtocol):
 
     # What the parser says
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._in_head = True
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """Take the target of the request."""
-        super().on_url(url)
-        if len(self.url) > MAX_REQUEST_LINE:
-            raise self._because(_too_large())
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. Those that come behind a chunked body are nobody's business."""
-        if self._in_head:
-            if len(self.headers) >= MAX_HEADERS:
-                raise self._because(_too_large())
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Begin to answer, unless the head is going to be parsed again."""
-        self._in_head = False
-        if self._passes_over_offer():
+        upgrades = self.parser.should_upgrade()
+        if upgrades and self._passes_over_offer():
             return
-        length = self._checked_length()
+        length = self._checked_length(upgrades)
         super().on_headers_complete()
-        if self.parser.should_upgrade():
+        if upgrades:
             return
+        # What comes behind a chunked body is nobody's business; the application has the other list.
+        self.headers = []
         self._in_body, self._left = True, length
         self._received = self._raw = 0
         self._tail = b""
         self._began = self.loop.time()
-        self.cycle.transport = cast(asyncio.Transport, self._answers)
-        self._goes_on = self.cycle.keep_alive
+        cycle = self.cycle
+        cycle.transport = cast(asyncio.Transport, self._answers)
+        self._goes_on = cycle.keep_alive
         if self.expect_100_continue or length is None or length > MAX_REFUSED_BYTES:
             # Who is answered before that is read does not go on with another request.
-            self.cycle.keep_alive = False
+            cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body."""
@@ -307,38 +296,38 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self.timeout_keep_alive
         super().on_message_complete()
 
-    def _because(self, refused: Refused) -> Refused:
-        self._why = refused
-        return refused
+    def _because(self, status: HTTPStatus, text: str) -> Refused:
+        """What to raise in a callback of the parser, which makes an error of its own of it."""
+        self._why = Refused(status, text)
+        return self._why
 
-    def _checked_length(self) -> int | None:
-        """Check what the headers say of the request, and give the length of its body; None where it is chunked."""
+    def _checked_length(self, upgrades: bool) -> int | None:
+        """Check what the head says of the request, and give the length of its body; None where it is chunked."""
         length, codings, hosts = 0, [], 0
         for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                # The parser has seen to it that there is one, of digits, and no chunks besides.
-                length = int(value)
-            elif name == b"transfer-encoding":
-                codings.append(value.strip().lower())
+            if name in _CHECKED:
+                if name == b"host":
+                    hosts += 1
+                elif name == b"content-length":
+                    # The parser has seen to it that there is one, of digits, and no chunks besides.
+                    length = int(value)
+                else:
+                    codings.append(value.strip().lower())
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
-            raise self._because(Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1."))
-        if hosts > 1 or (not hosts and version == "1.1"):
-            raise self._because(Refused(HTTPStatus.BAD_REQUEST, "The request has to have one Host header."))
+            raise self._because(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
+        if hosts != 1 and (hosts or version == "1.1"):
+            raise self._because(HTTPStatus.BAD_REQUEST, "The request has to have one Host header.")
         if codings and version == "1.0":
-            raise self._because(Refused(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding."))
+            raise self._because(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding.")
         if codings and codings != [b"chunked"]:
-            text = "The only Transfer-Encoding that is supported is chunked."
-            raise self._because(Refused(HTTPStatus.NOT_IMPLEMENTED, text))
-        if self.parser.should_upgrade() and self._should_upgrade():
-            if version != "1.1":
-                raise self._because(Refused(HTTPStatus.BAD_REQUEST, "A WebSocket handshake needs HTTP/1.1."))
-            if length or codings:
-                raise self._because(Refused(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body."))
-        elif len(self.url) >= MAX_TARGET_BYTES:
-            raise self._because(_too_large())
+            raise self._because(HTTPStatus.NOT_IMPLEMENTED, "The only Transfer-Encoding that is supported is chunked.")
+        if upgrades and version != "1.1":
+            raise self._because(HTTPStatus.BAD_REQUEST, "A WebSocket handshake needs HTTP/1.1.")
+        if upgrades and (length or codings):
+            raise self._because(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body.")
+        if len(self.url) > (MAX_REQUEST_LINE if upgrades else MAX_TARGET_BYTES):
+            raise self._because(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
         if not self.url.startswith(b"/"):
             self._bring_to_origin_form()
         return None if codings else length
@@ -347,8 +336,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Take the host out of an absolute target. It replaces what the Host header says."""
         absolute = _ABSOLUTE.fullmatch(self.url)
         if absolute is None:
-            text = "The target of the request has to be a path or an absolute URL."
-            raise self._because(Refused(HTTPStatus.BAD_REQUEST, text))
+            raise self._because(
+                HTTPStatus.BAD_REQUEST, "The target of the request has to be a path or an absolute URL."
+            )
         host, target = absolute.groups()
         self.url = target if target.startswith(b"/") else b"/" + target
         self.headers[:] = [(b"host", host), *(header for header in self.headers if header[0] != b"host")]
@@ -363,8 +353,8 @@ class HttpProtocol(HttpToolsProtocol):
         return next((value.lower() for name, value in self.headers if name == b"upgrade"), None)
 
     def _passes_over_offer(self) -> bool:
-        """Tell whether the request whose headers have been read makes an offer that is not taken up."""
-        return self.parser.should_upgrade() and self._get_upgrade() is not None and not self._should_upgrade()
+        """Tell whether the offer of the request whose headers have been read is not taken up."""
+        return self._get_upgrade() is not None and not self._should_upgrade()
 
     def _without_offer(self) -> bytes:
         """The head that has just been parsed, as if it made no offer."""
@@ -547,11 +537,7 @@ def _too_slow(secs: float, moved: int) -> bool:
 
 
 def _too_large() -> Refused:
-    return Refused(
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        f"A request line has at most {MAX_REQUEST_LINE} bytes; with its headers, of which there are at most "
-        f"{MAX_HEADERS}, {MAX_HEAD_BYTES} bytes.",
-    )
+    return Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
 
 
 def _not_http() -> Refused:
