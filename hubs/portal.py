@@ -59,6 +59,8 @@ def register(site: AdminSite) -> None:
         if wait is not None:
             response.status_code = HTTPStatus.TOO_MANY_REQUESTS
             response["Retry-After"] = str(wait)
+            # Django would log it once more, as any status of 400 and above.
+            response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
     # As the site's own: with LoginRequiredMiddleware in the settings there would be no way in.

@@ -78,7 +78,9 @@ class Attempt:
 
     def succeeded(self) -> None:
         """Take the attempt back, and remember the address as one of the account's owner."""
-        _unless_away(self._take_back, None)
+        # Not counted: the cache was away a moment ago, and nobody waits for it twice.
+        if self._counters:
+            _unless_away(self._take_back, None)
 
     def _take_back(self) -> None:
         for counter in self._counters:

@@ -139,7 +139,7 @@ def test_the_page_refuses_with_429(client: Client, ada: User, caplog: pytest.Log
     assert "There were too many failed sign-ins. Try again in 5 minutes." in response.content.decode()
     assert "sessionid" not in client.cookies
     assert signed_in(client, REMOTE_ADDR="192.0.2.2").status_code == 302
-    lines = [record.getMessage() for record in caplog.records if record.name == "hubs.portal"]
+    lines = [record.getMessage() for record in caplog.records if record.name in ("hubs.portal", "django.request")]
     assert lines == [
         *["A sign-in failed: account ada, from 127.0.0.1: wrong password, or not a staff account"] * 5,
         "A sign-in failed: account ada, from 127.0.0.1: too many failures",
