@@ -392,6 +392,7 @@ def test_a_long_token_and_a_long_address(both: Both) -> None:
 def test_rates(both: Both, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000.0
     monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr("hubs.rates.time", time)
     configure(REST_RATE="0/min")
     answered = both.takes(TO_GROUP)
     assert (answered.status, answered.header("retry-after")) == (429, "60")
