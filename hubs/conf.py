@@ -128,6 +128,11 @@ OPTIONS: dict[str, Option] = {
         "Frames of one client read ahead while an earlier one is being handled; then its socket waits.",
         _between(1, 10_000),
     ),
+    "MAX_WAITING_BYTES": Option(
+        1 << 20,
+        "Bytes in such frames; past either bound its socket waits. The frame that passes it is still taken.",
+        _between(1024, 1 << 30),
+    ),
     "MAX_GROUPS_PER_CONNECTION": Option(
         10_000, "Groups one connection may be in; joining more is refused.", _between(1, 1_000_000)
     ),

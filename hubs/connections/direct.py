@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hubs.connections.outbox import CLOSING_SECS, QUEUE_FULL, Outbox, short
+from hubs.errors import Disconnect
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps
 from hubs.protocols.extension import Socket
 from hubs.protocols.framing import frames_of
@@ -164,6 +165,14 @@ class DirectOutbox(Outbox):
         if not connection.take(message):
             self._socket.hold()
             connection.lane.when_room(self._socket.read_on)
+
+    def broken(self, code: int, reason: str) -> None:
+        """The client broke the protocol; what it sent before is handled and answered first."""
+        connection = self.connection
+        if connection is None or connection.outbox is not self or connection.closing:
+            self.close(code, reason)
+        else:
+            connection.lane.fail(Disconnect(code, reason))
 
     def full(self) -> None:
         """The client does not keep up."""

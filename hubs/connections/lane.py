@@ -3,8 +3,8 @@
 Most frames are done when `take` returns: `begin` handles them at once. What cannot be done without
 waiting (an event handler may take a hundred seconds) leaves a rest, and that gets a task; meanwhile
 the reader goes on, or nobody would notice that the client left. What the client sends in the
-meantime queues behind it. The queue is bounded: when it is full the reader waits too, and the
-client's own socket fills up.
+meantime queues behind it. The queue is bounded in frames and in bytes: when it is full the reader
+waits too, and the client's own socket fills up.
 
 A reliable client that changes sockets has two readers for a moment. What the second one brings
 queues behind the frame of the first.
@@ -22,7 +22,7 @@ from contextlib import suppress
 
 from hubs import conf
 from hubs.errors import Disconnect
-from hubs.protocols.frames import CancelInvocation, SequenceAck, Upstream, UserEvent
+from hubs.protocols.frames import CancelInvocation, Payload, SequenceAck, Upstream, UserEvent
 
 # Frames that wait for somebody outside this service: no reader waits until they are done.
 SLOW_FRAMES = (UserEvent,)
@@ -37,13 +37,26 @@ Rest = Callable[[], Awaitable[None]]
 class Lane:
     """The queue of one connection. `begin` handles one frame or its first part, `failed` is told of a Disconnect."""
 
-    __slots__ = ("_begin", "_closed", "_ending", "_failed", "_finished", "_room", "_stopped", "_task", "_waiting")
+    __slots__ = (
+        "_begin",
+        "_bytes",
+        "_closed",
+        "_ending",
+        "_failed",
+        "_finished",
+        "_room",
+        "_stopped",
+        "_task",
+        "_waiting",
+    )
 
     def __init__(self, begin: Callable[[Upstream], Rest | None], failed: Callable[[Disconnect], None]) -> None:
         self._begin = begin
         self._failed = failed
         # None where nothing waits, as for most clients most of the time.
         self._waiting: deque[Upstream] | None = None
+        # What is in the payloads of those that wait.
+        self._bytes = 0
         self._task: asyncio.Task[None] | None = None
         # Who waits until there is room, and until all is done.
         self._room: list[Callable[[], None]] | None = None
@@ -64,7 +77,8 @@ class Lane:
         if self._waiting is None:
             self._waiting = deque()
         self._waiting.append(frame)
-        return len(self._waiting) < conf.settings.MAX_WAITING_FRAMES
+        self._bytes += _payload_bytes(frame)
+        return self._has_room
 
     def when_room(self, call: Callable[[], None]) -> None:
         """After `take` gave False: have `call` called once, when the reader may go on."""
@@ -104,6 +118,7 @@ class Lane:
         self._closed = self._stopped = True
         self._ending = None
         self._waiting = None
+        self._bytes = 0
         self._make_room()
 
     def stop(self) -> None:
@@ -147,7 +162,8 @@ class Lane:
         """Handle what waits until something of it leaves a rest, or nothing waits any more."""
         while self._waiting and not self._stopped:
             frame = self._waiting.popleft()
-            if len(self._waiting) < conf.settings.MAX_WAITING_FRAMES:
+            self._bytes -= _payload_bytes(frame)
+            if self._has_room:
                 self._make_room()
             rest = self._started(frame)
             if rest is not None:
@@ -172,10 +188,20 @@ class Lane:
         self.finish()
         self._failed(disconnect)
 
+    @property
+    def _has_room(self) -> bool:
+        waiting = 0 if self._waiting is None else len(self._waiting)
+        return waiting < conf.settings.MAX_WAITING_FRAMES and self._bytes < conf.settings.MAX_WAITING_BYTES
+
     def _make_room(self) -> None:
         readers, self._room = self._room, None
         for read_on in readers or ():
             read_on()
+
+
+def _payload_bytes(frame: Upstream) -> int:
+    payload: Payload | None = getattr(frame, "payload", None)
+    return 0 if payload is None else len(payload.data)
 
 
 def _nothing(_: object) -> None:

@@ -53,10 +53,13 @@ class Socket(Protocol):
         """
 
     def hold(self) -> None:
-        """Read no more, until `read_on`: what the client sends waits in its own socket."""
+        """Give the receiver no more messages, until `read_on` or right before `gone`.
+
+        A little is read ahead, and pings are answered; what comes beyond that waits in the client's own socket.
+        """
 
     def read_on(self) -> None:
-        """Read again."""
+        """Give it messages again, from a later turn of the loop on."""
 
 
 class Receiver(Protocol):
@@ -67,6 +70,12 @@ class Receiver(Protocol):
 
     def receive(self, message: str | bytes) -> None:
         """A whole message has come, a text or a binary one."""
+
+    def broken(self, code: int, reason: str) -> None:
+        """The client broke the protocol, and nothing more of it is read.
+
+        The receiver closes with this code and reason: now, or when what came before is done. `gone` may come earlier.
+        """
 
     def full(self) -> None:
         """The client does not keep up: nothing is written before `room`."""

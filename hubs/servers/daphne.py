@@ -7,12 +7,15 @@ the subclass below says the missing parts there and leaves the rest to daphne.
 
 autobahn, which reads and writes frames for daphne, has its own ways of ending: it answers any close
 with 1000, goes on to read after a fault as if nothing had happened, and then resets the connection
-under its own close frame. daphne reports a close without a code as None, and nothing before the
+under its own close frame. Here it shuts its side behind that, and reads until the client has shut its
+own. daphne reports a close without a code as None, and nothing before the
 socket is gone. And when it stops, clients are only cut off. The same subclass and the server below
 it do these things as `endings.py` has them.
 
 And daphne's `send` never waits: what a slow client does not take would pile up in Twisted's buffer,
-where nobody sees it. Here it waits while that buffer is full, as `uvicorn` has it.
+where nobody sees it. Here it waits while that buffer is full, as `uvicorn` has it. Nor does it stop
+reading: what the application does not take would pile up, too. Here it is not read past a bound, and then
+it is watched whether the client is there (`keep_alive.py`).
 
 daphne knows nothing of ASGI's lifespan either. The server below tells the application of the
 beginning and of the end, as `uvicorn` does.
@@ -26,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -39,6 +43,8 @@ from twisted.web.http import HTTPChannel
 from hubs import conf
 from hubs.protocols import framing
 from hubs.servers import endings
+from hubs.servers.direct import AHEAD_BYTES_EACH, MAX_AHEAD_BYTES
+from hubs.servers.keep_alive import Wheel, peer_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +77,11 @@ class FullWebSocketProtocol(WebSocketProtocol):
     # Not set while the transport's buffer is full.
     _room: asyncio.Event | None = None
 
-    # Set when the client broke the protocol; what it sends is read no more.
-    _parting: endings.Parting | None = None
+    # Nothing is read; no message that is read gets to the application; whatever comes is thrown away.
+    _paused = _deaf = _discards = False
+    # Our side of the socket is shut.
+    _shut = False
+    failedByMe: bool  # noqa: N815 (autobahn's name)
     _last_resort: asyncio.TimerHandle | None = None
     _gone = False
 
@@ -133,6 +142,46 @@ class FullWebSocketProtocol(WebSocketProtocol):
         if self._room is not None and self.state == self.STATE_OPEN:
             await self._room.wait()
 
+    # What comes in
+
+    def hold(self) -> None:
+        """The application has more than enough to do: read no more."""
+        if not (self._paused or self.muted):
+            self._paused = True
+            self.transport.pauseProducing()
+            self.server.wheel.watch(self)
+
+    def read_on(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self.server.wheel.unwatch(self)
+            if not self._gone:
+                self.transport.resumeProducing()
+
+    def probe(self, payload: bytes | None) -> None:
+        """See whether a client that is not read has left: then what it has sent is read for its goodbye alone."""
+        peer = peer_of(self.transport.socket)
+        if peer is not None and peer.left:
+            self._deaf = True
+            self.read_on()
+        elif peer is not None and peer.silent_secs > self.server.wheel.secs:
+            self.transport.abortConnection()
+        elif payload is not None:
+            self.sendPing(payload)
+
+    def onAutoPingTimeout(self) -> None:  # noqa: N802 (autobahn's name)
+        """The client is silent, unless it is us who are not listening."""
+        if self._paused:
+            self.autoPingTimeoutCall = None
+        else:
+            super().onAutoPingTimeout()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N802, N803
+        """A message has come."""
+        if not self._deaf:
+            super().onMessage(payload, isBinary)
+
     def _refuse(self, status: int) -> None:
         self.handshake_deferred.errback(ConnectionDeny(status, HTTPStatus(status).phrase))
         del self.handshake_deferred
@@ -166,9 +215,7 @@ class FullWebSocketProtocol(WebSocketProtocol):
         failed = application.cancelled() or application.exception() is not None
         if self.state == self.STATE_OPEN and not failed:
             self.dropConnection()
-        if not self._gone:
-            loop = asyncio.get_running_loop()
-            self._last_resort = loop.call_later(2 * endings.CLOSING_SECS, self.transport.abortConnection)
+        self._expire()
 
     def go_away(self) -> None:
         """The server stops."""
@@ -177,6 +224,7 @@ class FullWebSocketProtocol(WebSocketProtocol):
 
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:  # noqa: N802, N803
         """The client closes, or answers our close frame."""
+        self._discards = True
         ended = super().onCloseFrame(code, reasonRaw)
         if not self.failedByMe:
             self._tell(endings.NO_CODE if code is None else code, self.remoteCloseReason or "")
@@ -184,11 +232,10 @@ class FullWebSocketProtocol(WebSocketProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N802, N803
         """The socket is gone."""
-        if self._parting is not None:
-            self._parting.cancel()
         if self._last_resort is not None:
             self._last_resort.cancel()
         self._gone = True
+        self.read_on()
         self._tell(endings.CONNECTION_LOST)
         # A handshake that could not be read, or was refused a while ago, is not in the server's book.
         server = getattr(self, "server", None)
@@ -197,11 +244,14 @@ class FullWebSocketProtocol(WebSocketProtocol):
 
     def processData(self) -> Any:  # noqa: N802
         """Read the next part of a frame; after a fault nothing is read any more."""
-        if self._parting is not None:
-            self._parting.heard()
+        return False if self._discards else super().processData()
+
+    def _dataReceived(self, data: bytes) -> None:  # noqa: N802
+        """Take bytes from the client."""
+        if self._discards:
             self.data = b""
-            return False
-        return super().processData()
+        else:
+            super()._dataReceived(data)
 
     def _protocol_violation(self, reason: str) -> bool:
         self._fail_connection(endings.PROTOCOL_ERROR, reason)
@@ -213,20 +263,37 @@ class FullWebSocketProtocol(WebSocketProtocol):
 
     def _fail_connection(self, code: int = endings.GOING_AWAY, reason: str = "") -> None:
         """The client broke the protocol; autobahn gives `reason` in words of its own."""
-        if self.state == self.STATE_CLOSED or self._parting is not None:
+        if self.state == self.STATE_CLOSED or self.failedByMe:
             return
-        self.failedByMe = True
+        self.failedByMe = self._discards = True
         if self.state == self.STATE_OPEN:
             self._close(code, endings.reason(code, self.websocket_protocol_in_use))
-        self._parting = endings.Parting(self._hang_up)
-
-    def _hang_up(self) -> None:
         # Twisted would first ask a producer for more.
         self.unregisterProducer()
-        if self.transport_details.is_secure:
-            self.dropConnection()
+        if code == endings.TOO_LARGE:
+            # The rest of the frame is on its way.
+            asyncio.get_running_loop().call_later(endings.QUIET_SECS, self._hang_up)
         else:
+            self._closeConnection()
+
+    def _hang_up(self) -> None:
+        if not (self._gone or self._shut):
+            self._closeConnection()
+
+    def _closeConnection(self, abort: bool = False) -> None:  # noqa: N802
+        """Close the socket; behind a close frame only our side of it, so that the frame arrives."""
+        if self._discards and not (self._shut or self.transport_details.is_secure):
+            self._shut = True
+            self._expire()
             self.transport.loseWriteConnection()
+        else:
+            super()._closeConnection(abort)
+
+    def _expire(self) -> None:
+        """See that the socket is gone before long."""
+        if self._last_resort is None and not self._gone:
+            loop = asyncio.get_running_loop()
+            self._last_resort = loop.call_later(2 * endings.CLOSING_SECS, self.transport.abortConnection)
 
     def _close(self, code: int, reason: str = "") -> None:
         # Not sendClose: it only lets through the codes that RFC 6455 leaves to applications, and
@@ -238,10 +305,36 @@ class FullWebSocketProtocol(WebSocketProtocol):
         """Tell the application of the end, unless it knows."""
         if not self.muted:
             self.muted = True
-            # Nothing that is still sent gets anywhere, so nobody has to wait for room.
+            # Nothing that is still sent gets anywhere, so nobody has to wait for room; the client's part is to be read.
             self.resumeProducing()
+            self.read_on()
             if getattr(self, "application_queue", None) is not None:
                 self.application_queue.put_nowait(endings.disconnected(code, reason))
+
+
+class _Inbox(asyncio.Queue[Any]):
+    """What an application is going to hear of one client; past a bound the client is not read."""
+
+    def __init__(self, protocol: FullWebSocketProtocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._bytes = 0
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._bytes += self._size_of(item)
+        if self._bytes > MAX_AHEAD_BYTES:
+            self._protocol.hold()
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._bytes -= self._size_of(item)
+        if self._bytes <= MAX_AHEAD_BYTES:
+            self._protocol.read_on()
+        return item
+
+    def _size_of(self, item: Any) -> int:
+        return len(item.get("bytes") or item.get("text") or b"") + AHEAD_BYTES_EACH
 
 
 class FullServer(Server):
@@ -257,6 +350,7 @@ class FullServer(Server):
         # A socket is not closed for its age; daphne would do so after a day.
         kwargs.setdefault("websocket_timeout", -1)
         super().__init__(*args, **kwargs)
+        self.wheel = Wheel(conf.settings.KEEP_ALIVE_SECS)
         self._ports: list[Any] = []
         self._lifespan: asyncio.Task[None] | None = None
         self._lifespan_events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -276,12 +370,16 @@ class FullServer(Server):
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         """Tell WebSocket applications that they may refuse with any status."""
-        if scope["type"] == "websocket":
-            scope.setdefault("extensions", {})[REFUSAL_EXTENSION] = {}
-            scope.setdefault("scheme", "wss" if protocol.transport.__class__.__name__.startswith("TLS") else "ws")
-        queue = super().create_application(protocol, scope)
-        if queue is not None and isinstance(protocol, FullWebSocketProtocol):
-            self.connections[protocol]["application_instance"].add_done_callback(protocol.application_ended)
+        if not isinstance(protocol, FullWebSocketProtocol):
+            return super().create_application(protocol, scope)
+        scope.setdefault("extensions", {})[REFUSAL_EXTENSION] = {}
+        scope.setdefault("scheme", "wss" if protocol.transport.__class__.__name__.startswith("TLS") else "ws")
+        scope.setdefault("asgi", {"version": "3.0"})
+        queue = _Inbox(protocol)
+        running = self.application(scope=scope, receive=queue.get, send=partial(self.handle_reply, protocol))
+        application = asyncio.ensure_future(running)
+        application.add_done_callback(protocol.application_ended)
+        self.connections[protocol]["application_instance"] = application
         return queue
 
     def _begin_lifespan(self) -> None:

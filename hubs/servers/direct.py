@@ -22,8 +22,14 @@ the same audience is put together once for all of them, as long as nothing else 
 them in between. Then it is laid down with each, so that every client gets everything in the order
 in which it was written.
 
+A receiver that is busy holds its socket. Then messages are kept here, up to a bound, and the socket is
+still read: pings are answered, and a client that says goodbye or leaves is noticed. Past the bound it is
+not read, and the wheel of `keep_alive.py` watches whether the client is there.
+
 How a conversation ends is as `endings.py` has it for every server: the receiver is told once, when
-it is decided.
+it is decided. The socket follows at once: behind the close frame this side is shut (FIN), and what the
+client still sends is read and thrown away until it has shut its own. To close with bytes unread would
+reset the connection, and the client might never see the close frame.
 
 Everything here runs on one event loop, and nothing waits.
 """
@@ -32,18 +38,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from hubs.protocols.extension import Receiver
 from hubs.servers import endings, reading
-from hubs.servers.keep_alive import Wheel
+from hubs.servers.keep_alive import Wheel, peer_of
 from hubs.servers.reading import Fault, Reader
 
 logger = logging.getLogger(__name__)
 
 # More than this is not collected for one client: the transport shall say whether it takes it.
 MAX_COLLECTED_BYTES = 128 * 1024
+
+# Of messages for a receiver that holds so many bytes are read ahead, and one message; each counts for more than it has.
+MAX_AHEAD_BYTES = 64 * 1024
+AHEAD_BYTES_EACH = 64
 
 # After a turn with many writes the loop looks for what has arrived once more for so many of them, and at most so
 # often, before it writes again. A look takes a few microseconds, a write about four.
@@ -69,7 +80,8 @@ class Sockets:
         # How many writes the last turn made, and how often the sockets are looked at again before the next are made.
         self._writes = 0
         self._looks = 0
-        self.call_soon = asyncio.get_running_loop().call_soon
+        loop = asyncio.get_running_loop()
+        self.call_soon, self.call_later = loop.call_soon, loop.call_later
 
     def collect(self, socket: DirectSocket) -> None:
         """Have a socket write when this turn of the loop is over."""
@@ -159,15 +171,20 @@ class DirectSocket(asyncio.Protocol):
 
     __slots__ = (
         "_agreed",
+        "_ahead",
+        "_ahead_bytes",
         "_collected",
+        "_deaf",
+        "_discards",
         "_full",
         "_held",
         "_over",
-        "_parting",
+        "_paused",
         "_pinged",
         "_pong",
         "_reader",
         "_receiver",
+        "_rest",
         "_size",
         "_slot",
         "_sockets",
@@ -188,15 +205,22 @@ class DirectSocket(asyncio.Protocol):
         self._reader = Reader(sockets.max_bytes)
         self._collected: list[bytes] = []
         self._size = 0
-        # Told not to read; the transport's buffer is full.
-        self._held = self._full = False
-        # The receiver knows of the end, or is about to.
-        self._over = False
+        # The receiver takes no message now; what was read for it all the same, and counts so much.
+        self._held = False
+        self._ahead: deque[str | bytes] | None = None
+        self._ahead_bytes = 0
+        # The transport does not read; its buffer is full.
+        self._paused = self._full = False
+        # The receiver knows of the end, or is about to. Deaf: it gets no message that is read from now on.
+        self._over = self._deaf = False
+        # Whatever comes is thrown away: it cannot be read any more, or our side is shut.
+        self._discards = False
+        # Of that so much is known to come, and worth waiting for.
+        self._rest = 0
         # A ping was sent, and nothing has come since.
         self._pinged = False
         # To a ping that came while it was full; the last one is enough (RFC 6455, section 5.5.3).
         self._pong: bytes | None = None
-        self._parting: endings.Parting | None = None
         self._timer: asyncio.TimerHandle | None = None
         # The transport's own `write`, while there is nothing to be minded.
         self._write = transport.write
@@ -254,41 +278,45 @@ class DirectSocket(asyncio.Protocol):
             self._close(code, reason, endings.CLOSING_SECS)
 
     def hold(self) -> None:
-        """Read no more, until `read_on`."""
+        """Give the receiver no more messages, until `read_on`."""
         # After the end there is the client's part of it to be read.
-        if not (self._held or self._over):
+        if not self._over:
             self._held = True
-            self._transport.pause_reading()
 
     def read_on(self) -> None:
-        """Read again."""
+        """Give it messages again."""
         if self._held:
             self._held = False
-            self._transport.resume_reading()
-            if self._reader.waits:
+            if self._ahead or self._reader.waits:
                 # Not now: perhaps it is a receiver that asks, in the middle of a message.
                 self._sockets.call_soon(self._read)
+            elif self._paused:
+                self._resume()
 
     # For the transport
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client; whatever they are, it gets an answer."""
-        if self._parting is not None:
-            self._parting.heard()
-            return
         self._pinged = False
+        if self._discards:
+            if self._rest > 0:
+                self._rest = max(0, self._rest - len(data))
+                if not self._rest and self._over:
+                    self._shut()
+            return
         self._reader.feed(data)
         self._read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self._read_nothing()
+        self._hand_on(all_of_it=True)
         self._tell(endings.CONNECTION_LOST)
         self._collected.clear()
-        if self._parting is not None:
-            self._parting.cancel()
+        self._read_nothing()
         if self._timer is not None:
             self._timer.cancel()
+        self._paused = False
+        self._sockets.wheel.unwatch(self)
         self._sockets.wheel.remove(self, self._slot)
         self._sockets.connections.discard(self)
 
@@ -345,14 +373,27 @@ class DirectSocket(asyncio.Protocol):
 
     def beat(self, payload: bytes) -> None:
         """Drop a silent client, without waiting for it to take what lies in the buffer; else ping it."""
-        # While held it is us who are not listening.
-        if self._over or self._held:
+        # While nothing is read it is us who are not listening.
+        if self._over or self._paused:
             return
         if self._pinged:
             self._transport.abort()
             return
         self._pinged = True
         self._insert(_control(reading.PING, payload))
+
+    def probe(self, payload: bytes | None) -> None:
+        """See whether a client that is not read has left: then what it has sent is read for its goodbye alone."""
+        peer = peer_of(self._transport.get_extra_info("socket"))
+        if peer is not None and peer.left:
+            self._deaf = True
+            self._resume()
+            self._sockets.call_soon(self._read)
+        elif peer is not None and peer.silent_secs > self._sockets.wheel.secs:
+            self._transport.abort()
+        elif payload is not None and not self._full:
+            # Answered or not: if the client has closed its socket, the system there answers with a reset.
+            self._insert(_control(reading.PING, payload))
 
     def shutdown(self) -> None:
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
@@ -371,11 +412,15 @@ class DirectSocket(asyncio.Protocol):
     # Reading
 
     def _read(self) -> None:
+        if self._ahead:
+            self._hand_on()
         reader = self._reader
-        while not self._held:
+        while self._deaf or self._ahead_bytes < MAX_AHEAD_BYTES:
             try:
                 message = reader.next()
                 if message is None:
+                    if self._paused:
+                        self._resume()
                     return
                 kind, payload = message
                 told = payload.decode() if kind == reading.TEXT else bytes(payload)
@@ -383,12 +428,13 @@ class DirectSocket(asyncio.Protocol):
                     self._closed(payload)
                     return
             except Fault as fault:
+                self._rest = fault.rest
                 self._break_off(fault.code)
                 return
             except UnicodeDecodeError:
                 self._break_off(endings.INVALID_DATA)
                 return
-            if self._over or kind == reading.PONG:
+            if self._deaf or kind == reading.PONG:
                 continue
             if kind == reading.PING:
                 pong = _control(reading.PONG, payload)
@@ -397,24 +443,56 @@ class DirectSocket(asyncio.Protocol):
                 else:
                     self._insert(pong)
                 continue
-            try:
-                self._receiver.receive(told)
-            except Exception:
-                logger.exception("A message could not be handled")
-                self.fail()
+            if self._held:
+                if self._ahead is None:
+                    self._ahead = deque()
+                self._ahead.append(told)
+                self._ahead_bytes += len(payload) + AHEAD_BYTES_EACH
+                continue
+            self._give(told)
+        self._pause()
+
+    def _give(self, message: str | bytes) -> None:
+        try:
+            self._receiver.receive(message)
+        except Exception:
+            logger.exception("A message could not be handled")
+            self.fail()
+
+    def _hand_on(self, *, all_of_it: bool = False) -> None:
+        """Give the receiver what was read ahead, as far as it takes it; before the end, all of it."""
+        while self._ahead and not self._over and (all_of_it or not self._held):
+            self._give(self._ahead.popleft())
+        if not self._ahead or self._over:
+            # Not counted down one by one: nothing more is read before all of it is given.
+            self._ahead = None
+            self._ahead_bytes = 0
+
+    def _pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+            self._sockets.wheel.watch(self)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            # Its answer to a ping may lie behind what was not read.
+            self._pinged = False
+            self._sockets.wheel.unwatch(self)
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _closed(self, payload: bytes | bytearray) -> None:
-        """The client closes, or answers our close frame."""
+        """The client closes, or answers our close frame. Raises Fault."""
         code, reason = reading.close_of(payload)
-        self._read_nothing()
+        self._hand_on(all_of_it=True)
         self.settle()
         if not self._over:
             self._tell(code, reason)
             self._insert(_control(reading.CLOSE, payload))
-        self.flush()
         # In case it takes nothing that is left for it.
-        self._expire(2 * endings.CLOSING_SECS)
-        self._transport.close()
+        self._hang_up(2 * endings.CLOSING_SECS)
 
     # How it ends
 
@@ -424,29 +502,54 @@ class DirectSocket(asyncio.Protocol):
         if self._over:
             # It missed something just now, and its receiver has closed it for that.
             return
-        self._over = True
+        self._over = self._deaf = True
         self._look()
         self._sockets.call_soon(self._receiver.gone, code, reason)
         self._insert(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
-        self.read_on()
-        self._expire(secs)
+        if self._discards:
+            # No answer of the client's could be read.
+            self._hang_up(secs)
+        else:
+            self._expire(secs)
+            self._resume()
+            self._sockets.call_soon(self._read)
 
     def _break_off(self, code: int) -> None:
-        """The client broke the protocol: say so, and see that it can be read."""
+        """The client broke the protocol: have it closed, by the receiver, behind what is done for it still."""
+        self._hand_on(all_of_it=True)
         self._read_nothing()
-        self.settle()
-        if not self._over:
-            reason = endings.reason(code, self._agreed)
-            self._tell(code, reason)
-            self._insert(_control(reading.CLOSE, code.to_bytes(2, "big") + reason.encode()))
+        self._resume()
+        if self._over:
+            self._hang_up(endings.CLOSING_SECS)
+            return
+        try:
+            self._receiver.broken(code, endings.reason(code, self._agreed))
+        except Exception:
+            logger.exception("A fault could not be handled")
+            self.fail()
+
+    def _hang_up(self, secs: float) -> None:
+        """Shut our side behind the close frame. The client has so many seconds to take it, and to shut its own."""
         self.flush()
+        self._read_nothing()
         if self._transport.is_closing():
             return
-        hang_up: Callable[[], object] = (
-            self._transport.write_eof if self._transport.can_write_eof() else self._transport.close
-        )
-        self._parting = endings.Parting(hang_up)
-        self._expire(endings.CLOSING_SECS)
+        self._expire(secs)
+        self._resume()
+        if self._rest > 0:
+            self._sockets.call_later(endings.QUIET_SECS, self._shut)
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Shut our side. Doing it twice is doing it once."""
+        if self._transport.is_closing() or self._rest < 0:
+            return
+        self._rest = -1
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
     def _insert(self, frame: bytes) -> None:
         """Collect a control frame, full or not; a message's frames come in one piece, so it interrupts none."""
@@ -460,12 +563,15 @@ class DirectSocket(asyncio.Protocol):
 
     def _read_nothing(self) -> None:
         """Whatever the client has sent, and may still send, is of no interest any more."""
+        self._discards = True
         self._held = False
+        self._ahead = None
+        self._ahead_bytes = 0
         self._reader = Reader(0)
 
     def _tell(self, code: int, reason: str = "") -> None:
         if not self._over:
-            self._over = True
+            self._over = self._deaf = True
             self._look()
             try:
                 self._receiver.gone(code, reason)

@@ -9,14 +9,14 @@ An application hears of the end once, in its turn after all messages, by `websoc
     1001           the server stops
     its own        the application has closed; with the code and reason it gave
 
+A receiver of the extension that is told of a fault decides when it is closed: behind what is still done for it.
+
 It hears so at the moment when it is decided, not when the socket is gone: a client that has closed,
 or has to be closed, may take its time over that.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from hubs.protocols import json
@@ -34,7 +34,9 @@ INTERNAL_ERROR = 1011
 
 # How long a client may take for its part of the closing handshake, and for reading what is left.
 CLOSING_SECS = 10.0
-# A client that has sent nothing for so long, after it was told to go, has nothing on its way any more.
+# A client that has sent and taken nothing for so long is not waited for, while the server stops; and so long the server
+# waits for the rest of a frame that is too large before it shuts its side. To some clients an end in the middle of
+# sending is an error of its own.
 QUIET_SECS = 1.0
 # How long all of that may take when the server itself is stopping and everybody waits for it.
 STOPPING_SECS = 2.0
@@ -58,38 +60,3 @@ def reason(code: int, subprotocol: str | None) -> str:
     # Bytes that are no text are no JSON either; a JSON client is told in the words that its codec has for that.
     codec = CODECS.get((subprotocol or "").lower())
     return json.INVALID if codec is not None and codec.wire == "json" else "The client message is not valid UTF-8."
-
-
-class Parting:
-    """Hangs up on a client that broke the protocol, when it has stopped sending.
-
-    What such a client sends is thrown away, its answer to the close frame included, so nothing tells
-    that it is done. To hang up at once would be no good: a socket that is closed with bytes unread is
-    reset, and the client might never see why; and even one that is only closed in our direction makes
-    some clients stumble that are in the middle of sending.
-    """
-
-    __slots__ = ("_hang_up", "_heard", "_timer")
-
-    def __init__(self, hang_up: Callable[[], object]) -> None:
-        self._hang_up = hang_up
-        self._heard = False
-        self._wait()
-
-    def heard(self) -> None:
-        """The client has sent something."""
-        self._heard = True
-
-    def cancel(self) -> None:
-        """The socket is gone."""
-        self._timer.cancel()
-
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(QUIET_SECS, self._look)
-
-    def _look(self) -> None:
-        if self._heard:
-            self._heard = False
-            self._wait()
-        else:
-            self._hang_up()

@@ -3,7 +3,8 @@
 A `Reader` is fed what the socket gives and asked for the next frame until it has none. It keeps a
 frame that is not complete yet, and the pieces of a message that comes in several; what it keeps is
 bounded by the size of a message. A frame that is too large is refused when its head is read, before
-any of the rest is there.
+any of the rest is there. A text in several pieces is refused at the first piece that is no UTF-8; one
+that comes whole is for the caller to decode, once.
 
 The libraries that servers use for this follow a frame through half a dozen generators; for a client
 that publishes, that was more work than everything the service does with the message. The one costly
@@ -13,6 +14,8 @@ Pure: bytes in, values out.
 """
 
 from __future__ import annotations
+
+import codecs
 
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close
@@ -31,23 +34,31 @@ _MASKED = 0x80
 _MASK_BYTES = 4
 _MAX_CONTROL_BYTES = 125
 _NO_MASK = b"\0\0\0\0"
+# The least size that may be written in so many bytes of head (RFC 6455, section 5.2).
+_LEAST = {4: 126, 10: 1 << 16}
+
+_text_decoder = codecs.getincrementaldecoder("utf-8")
 
 # A whole text or binary message, or the payload of a control frame, with the opcode of its first frame.
 Message = tuple[int, bytes | bytearray]
 
 
 class Fault(Exception):
-    """The client broke the protocol; `code` is what it is to be closed with."""
+    """The client broke the protocol; `code` is what it is to be closed with.
 
-    def __init__(self, code: int) -> None:
+    `rest`: so many bytes it is still about to send, of a frame that was refused by its head.
+    """
+
+    def __init__(self, code: int, rest: int = 0) -> None:
         super().__init__(code)
         self.code = code
+        self.rest = rest
 
 
 class Reader:
     """What one client has sent and nobody has read."""
 
-    __slots__ = ("_at", "_data", "_kind", "_max_bytes", "_needed", "_pieces")
+    __slots__ = ("_at", "_data", "_kind", "_max_bytes", "_needed", "_pieces", "_text")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -58,6 +69,8 @@ class Reader:
         # A message of which there is not everything yet: its opcode and what is there.
         self._kind = 0
         self._pieces: bytearray | None = None
+        # If it is a text: what sees that its pieces make one.
+        self._text: codecs.IncrementalDecoder | None = None
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the socket."""
@@ -98,14 +111,14 @@ class Reader:
                 if left < start:
                     return None
                 size = int.from_bytes(data[at + 2 : at + start], "big")
-                if size >> 63:
+                if size >> 63 or size < _LEAST[start]:
                     raise Fault(PROTOCOL_ERROR)
             if opcode < CLOSE:
                 pieces = self._pieces
                 if (pieces is None) is (opcode == CONTINUATION):
                     raise Fault(PROTOCOL_ERROR)
                 if size + (0 if pieces is None else len(pieces)) > self._max_bytes:
-                    raise Fault(TOO_LARGE)
+                    raise Fault(TOO_LARGE, max(0, start + _MASK_BYTES + size - left))
             end = start + _MASK_BYTES + size
             if left < end:
                 self._needed = end
@@ -119,15 +132,21 @@ class Reader:
             self._at = at + end
             if opcode >= CLOSE:
                 return opcode, payload
-            if pieces is not None:
-                pieces += payload
-                if first & _FINAL:
-                    self._pieces = None
-                    return self._kind, pieces
-            elif first & _FINAL:
+            if pieces is None and first & _FINAL:
                 return opcode, payload
-            else:
+            if pieces is None:
                 self._kind, self._pieces = opcode, bytearray(payload)
+                self._text = _text_decoder() if opcode == TEXT else None
+            else:
+                pieces += payload
+            if self._text is not None:
+                try:
+                    self._text.decode(payload, bool(first & _FINAL))
+                except UnicodeDecodeError:
+                    raise Fault(INVALID_DATA) from None
+            if pieces is not None and first & _FINAL:
+                self._pieces = self._text = None
+                return self._kind, pieces
 
     @property
     def waits(self) -> bool:

@@ -9,17 +9,14 @@ from typing import Any, cast
 
 import websockets.http11
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
-from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Protocol, State
+from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
-from websockets.typing import BytesLike
 
 from hubs import conf
-from hubs.protocols import framing
 from hubs.protocols.extension import EXTENSION, Receiver
 from hubs.servers import endings
+from hubs.servers.asgi import AsgiReceiver
 from hubs.servers.direct import NOT_THERE, DirectSocket, Sockets
 from hubs.servers.http import MAX_HEADERS, MAX_REQUEST_LINE, HttpConfig, HttpProtocol
 from hubs.servers.stopping import Drain, StoppingServer
@@ -39,27 +36,26 @@ MAX_EARLY_BYTES = 256 * 1024
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with frames and endings as this service wants them.
+    """uvicorn's WebSocket protocol as far as the handshake; then the socket goes to an object of `direct.py`.
 
     uvicorn 0.54 sends a message as one frame, reports a lost connection as 1005, tells an application
-    of the end twice, closes with 1012 when it stops, and answers a client's fault by closing the
-    socket at once, which often takes the close frame with it. A handshake that cannot be read it
-    does not answer at all. It also trusts that a socket which it closes will close: one whose client
-    takes nothing any more stays for good.
+    of the end twice, closes with 1012 when it stops, answers a client's fault by closing the
+    socket at once, which often takes the close frame with it, and does not see that a client has left which
+    it does not read. A handshake that cannot be read it does not answer at all.
 
-    And it offers the extension of `direct.py`: an application that accepts with a receiver has its socket
-    handed over, and this object ends with the application's coroutine.
+    So this is for the handshake alone. An application that accepts with a receiver has its socket handed over
+    to that, and this object ends with the application's coroutine; any other gets a receiver that makes ASGI's
+    messages (`asgi.py`).
     """
 
     queue: _Events
     conn: _Conversation
 
-    # Set when the client broke the protocol; what it sends is read no more.
-    _parting: endings.Parting | None = None
     _last_resort: asyncio.TimerHandle | None = None
 
-    # What goes on in the place of this object, after it was handed over.
+    # What goes on in the place of this object, after it was handed over; and to whom, if the application named nobody.
     _successor: DirectSocket | None = None
+    _receiver: AsgiReceiver | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -67,24 +63,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn = _Conversation(self.config.ws_max_size)
         self.close_timeout = endings.CLOSING_SECS
 
-    # What comes in
-
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client; whatever they are, it gets an answer."""
-        if self._parting is not None:
-            self._parting.heard()
-            return
         conn = self.conn
         conn.receive_data(data)
         if not conn.answered and len(conn.reader.buffer) > MAX_EARLY_BYTES and not self.read_paused:
             # It sends on before it has the answer to its handshake. A little is taken, so that its end is noticed.
             self.read_paused = True
             self.transport.pause_reading()
-        # First what came before a fault, then the fault.
         self.handle_events()
-        if conn.parser_exc is not None:
-            self.handle_parser_exception()
-        elif conn.handshake_exc is not None and not self.handshake_initiated:
+        if conn.handshake_exc is not None and not self.handshake_initiated:
             # websockets has its response ready, and uvicorn would leave the client waiting for it.
             self.transport.write(b"".join(conn.data_to_send()) or BAD_REQUEST)
             self.transport.close()
@@ -97,26 +85,32 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """Take a message from the application."""
-        if message["type"] != "websocket.accept" or self.handshake_complete:
-            await super().send(message)
+        if self._receiver is not None:
+            await self._receiver.send(message)
             return
+        accepts = message["type"] == "websocket.accept" and not self.handshake_complete
         await super().send(message)
+        if not accepts:
+            return
         receiver = message.get(EXTENSION)
-        if not self.handshake_complete:
-            # The client has left meanwhile.
-            if receiver is not None:
-                receiver.gone(endings.CONNECTION_LOST, "")
-        elif receiver is not None:
+        if self.handshake_complete:
             self._hand_over(receiver)
-        elif self.conn.reader.buffer:
-            self.data_received(b"")
-            if self.read_paused and self.queue.empty():
-                self._read_on()
+        elif receiver is not None:
+            # The client has left meanwhile.
+            receiver.gone(endings.CONNECTION_LOST, "")
 
-    def _hand_over(self, receiver: Receiver) -> None:
+    async def receive(self) -> Any:
+        """Give the application the next message."""
+        return await (self.queue.get() if self._receiver is None else self._receiver.next())
+
+    def _hand_over(self, receiver: Receiver | None) -> None:
         """Leave the socket to an object that does without all this."""
+        if receiver is None:
+            receiver = self._receiver = AsgiReceiver(self.queue)
         self.stop_keepalive()
-        self._read_on()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
         transport, self.transport = self.transport, NOT_THERE
         self.connections.discard(self)
         self.disconnected = True
@@ -130,97 +124,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             config.sockets = Sockets(self.connections, config.ws_max_size, conf.settings.KEEP_ALIVE_SECS)
         return config.sockets
 
-    def handle_cont(self, event: Frame) -> None:
-        """Add a piece to a message, so that many small pieces take no more memory than the message."""
-        whole: Any = self.frames[0]
-        if not isinstance(whole, bytearray):
-            whole = bytearray(whole)
-            self.frames = [whole]
-        whole += event.data
-        if event.fin:
-            self.send_receive_event_to_app()
-
-    def send_receive_event_to_app(self) -> None:
-        """Hand a complete message to the application, unless the conversation is over."""
-        (data,), self.frames = self.frames, []
-        if self.close_sent or self.queue.over:
-            return
-        if self.curr_msg_data_type == "bytes":
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": bytes(data)})
-        else:
-            try:
-                text = data.decode()
-            except UnicodeDecodeError:
-                self.conn.fail(endings.INVALID_DATA)
-                self.handle_parser_exception()
-                return
-            self.queue.put_nowait({"type": "websocket.receive", "text": text})
-        if not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
-
     # How it ends
 
-    def handle_parser_exception(self) -> None:
-        """The client broke the protocol, and its close frame is written: send it, and see that it can be read."""
-        if self._parting is not None or self.transport.is_closing():
-            return
-        closed = self.conn.close_sent
-        if closed is None:
-            # It did not even wait for the answer to its handshake.
-            self.transport.close()
-            return
-        self.stop_keepalive()
-        self.queue.put_nowait(endings.disconnected(closed.code, closed.reason))
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self._read_on()
-        whole = not self.transport.can_write_eof()
-        self._parting = endings.Parting(self.transport.close if whole else self.transport.write_eof)
-        if self.close_timer is None:
-            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
-
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application, if nothing was told before."""
+        """Tell the application."""
         self.queue.put_nowait(endings.disconnected(endings.CONNECTION_LOST))
-        if self._parting is not None:
-            self._parting.cancel()
         if self._last_resort is not None:
             self._last_resort.cancel()
         super().connection_lost(exc)
 
-    def keepalive_timeout(self) -> None:
-        """The client is silent: drop it, without waiting for it to take what lies in the buffer."""
-        if self.read_paused and self.ping_timeout is not None:
-            # It is us who are not listening, because the application is busy with earlier messages.
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
-            return
-        self.pong_timer = None
-        self.pending_ping_payload = None
-        self.transport.abort()
-
     def shutdown(self) -> None:
-        """The server stops: say so with 1001, which makes clients look for another or come back later."""
-        self.stop_keepalive()
-        if self.conn.state is State.OPEN:
-            self._close(endings.GOING_AWAY, endings.STOPPING_SECS)
-        elif not self.handshake_complete:
+        """The server stops before the handshake was answered, or while it is refused."""
+        if not self.handshake_complete:
             self.transport.close()
-        # Whatever time it was given for its end before: now everybody waits for it.
         self._expire(endings.STOPPING_SECS)
 
     def send_500_response(self) -> None:
         """The application failed: say so in HTTP or, after the handshake, in a close frame."""
         if self._successor is not None:
             self._successor.fail()
-        elif self.handshake_complete and self.conn.state is State.OPEN:
-            self._close(endings.INTERNAL_ERROR, self.close_timeout)
         else:
             super().send_500_response()
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The application is done; see that the socket does not outlive it for long."""
         super().on_task_complete(task)
-        if not self.disconnected:
+        if self._receiver is not None:
+            self._receiver.ended()
+        elif not self.disconnected:
             self._expire(2 * self.close_timeout)
 
     def _expire(self, secs: float) -> None:
@@ -232,72 +163,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             last.cancel()
         self._last_resort = self.loop.call_later(secs, self.transport.abort)
 
-    def _close(self, code: int, secs: float) -> None:
-        """Close by ourselves; the client has so many seconds to answer."""
-        reason = endings.reason(code, self.conn.agreed)
-        self.queue.put_nowait(endings.disconnected(code, reason))
-        self.conn.send_close(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self._read_on()
-        self.close_timer = self.loop.call_later(secs, self.transport.abort)
-
-    def _read_on(self) -> None:
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-
 
 class _Patient(Protocol):
-    """Reads no frames before the handshake was answered; until then nobody knows who is to read them."""
-
-    answered = False
+    """Reads no frames: `direct.py` does, of what has come by then, once the handshake was answered."""
 
     def parse(self) -> Generator[None]:
-        """Read what comes behind the request."""
-        while not self.answered:
+        """Leave what comes behind the request."""
+        while True:
             yield
-        yield from super().parse()
 
 
 class _Conversation(ServerProtocol, _Patient):
-    """What websockets knows of one socket; messages leave in frames of ours, and faults get our reasons.
+    """What websockets knows of one handshake.
 
     There are no extensions: compression costs more memory per client than everything else together.
     """
 
+    answered = False
     # The one that was agreed on, once the handshake was answered.
     agreed: str | None = None
 
     def __init__(self, max_size: int | None) -> None:
         super().__init__(max_size=max_size, logger=logging.getLogger("uvicorn.error"))
 
-    def send_text(self, data: BytesLike, fin: bool = True) -> None:
-        """Send a text message, always a whole one."""
-        if self._state is not State.OPEN:
-            raise InvalidState("the connection is closing")
-        self.writes.append(framing.text_frames(data))  # type: ignore[arg-type]  # uvicorn gives bytes
-
-    def send_binary(self, data: BytesLike, fin: bool = True) -> None:
-        """Send a binary message, always a whole one."""
-        if self._state is not State.OPEN:
-            raise InvalidState("the connection is closing")
-        self.writes.append(framing.binary_frames(data))  # type: ignore[arg-type]
-
     def send_response(self, response: Response) -> None:
         """Answer the handshake."""
         super().send_response(response)
         self.answered = True
         self.agreed = response.headers.get("Sec-WebSocket-Protocol")
-
-    def recv_frame(self, frame: Frame) -> None:
-        """Take a frame. A close may come between the pieces of a message, which websockets holds for a fault."""
-        if frame.opcode is Opcode.CLOSE:
-            self.current_size = None
-        super().recv_frame(frame)
-
-    def fail(self, code: int, reason: str = "") -> None:
-        """Close because of the client; websockets would describe the fault in words of its own."""
-        super().fail(code, endings.reason(code, self.agreed))
 
 
 class _Events(asyncio.Queue[Any]):

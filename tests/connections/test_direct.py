@@ -17,6 +17,7 @@ from hubs import conf
 from hubs.connections import direct as room
 from hubs.connections.direct import DirectOutbox
 from hubs.connections.outbox import QUEUE_FULL
+from hubs.errors import Disconnect
 from hubs.protocols.codec import CODECS, Outgoing
 from hubs.protocols.frames import TEXT as TEXT_TYPE
 from hubs.protocols.frames import Payload, ServerMessage
@@ -36,9 +37,13 @@ class Lane:
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
+        self.failures: list[Disconnect] = []
 
     def when_room(self, call: Callable[[], None]) -> None:
         self.calls.append(call)
+
+    def fail(self, disconnect: Disconnect) -> None:
+        self.failures.append(disconnect)
 
 
 class Connection:
@@ -317,10 +322,10 @@ async def test_a_reader_waits_until_there_is_room(sockets: Sockets) -> None:
     end = End(sockets).open()
     end.connection.has_room = False
     end.transport.say(frame(TEXT, b"one") + frame(TEXT, b"two"))
-    assert (end.connection.taken, end.transport.reading) == (["one"], False)
+    assert end.connection.taken == ["one"]
     end.connection.lane.calls.pop()()
     await turns()
-    assert (end.connection.taken, end.transport.reading) == (["one", "two"], False)
+    assert end.connection.taken == ["one", "two"]
     # Lost before there is room.
     end.transport.cut()
     await turns()
@@ -341,6 +346,25 @@ async def test_what_a_closed_or_replaced_socket_brings_is_not_taken(sockets: Soc
 
 
 # The end
+
+
+async def test_what_came_before_a_fault_is_answered_first(sockets: Sockets) -> None:
+    end = End(sockets).open()
+    end.transport.say(frame(TEXT, b"event") + b"\xff\xff" + frame(TEXT, b"behind"))
+    await turns()
+    # The lane closes when it has come to this.
+    [fault] = end.connection.lane.failures
+    assert (end.connection.taken, end.connection.ends) == (["event"], [])
+    end.outbox.put("answer")
+    end.outbox.close(fault.code, fault.message)
+    assert await end.reads() == ["answer", "1002 The client frame is invalid."]
+    assert end.connection.ends == [(1002, "The client frame is invalid.")]
+    # One of a socket that is not the connection's any more is closed at once.
+    end = End(sockets).open()
+    end.connection.outbox = None
+    end.transport.say(b"\xff\xff")
+    assert await end.reads() == ["1002 The client frame is invalid."]
+    assert end.connection.lane.failures == []
 
 
 async def test_of_those_who_went_nothing_is_kept(sockets: Sockets) -> None:

@@ -13,8 +13,8 @@ from hubs.protocols.frames import CancelInvocation, JoinGroup, Payload, Ping, Se
 from tests.connections.conftest import WebPubSub, soon, turns
 
 
-def _event(name: str) -> UserEvent:
-    return UserEvent(name, Payload("text", b""))
+def _event(name: str, size: int = 0) -> UserEvent:
+    return UserEvent(name, Payload("text", bytes(size)))
 
 
 class Handler:
@@ -110,6 +110,26 @@ async def test_so_many_frames_are_read_ahead_and_then_the_reader_waits(
     await soon(last)
     await soon(handler.finished(bound + 1))
     assert handler.done[-1] == "last"
+
+
+async def test_what_waits_is_bounded_in_bytes(handler: Handler, webpubsub: WebPubSub) -> None:
+    webpubsub(MAX_WAITING_BYTES=1000)
+    lane = handler.lane
+    assert lane.take(_event("e", 5000))
+    # Not what is being handled, and the one that passes the bound is still taken.
+    assert lane.take(_event("a", 600))
+    assert not lane.take(_event("b", 600))
+    called: list[str] = []
+    lane.when_room(lambda: called.append("room"))
+    # Nor is there room for one that is small.
+    assert not lane.take(JoinGroup("small"))
+    assert called == []
+    handler.go_on.set()
+    await soon(handler.finished(4))
+    assert (called, lane._bytes) == (["room"], 0)
+    lane.stop()
+    assert lane.take(_event("late", 5000))
+    assert lane._bytes == 0
 
 
 async def test_the_first_slow_frame_alone_never_makes_the_reader_wait(handler: Handler, webpubsub: WebPubSub) -> None:

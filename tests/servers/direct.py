@@ -46,6 +46,9 @@ class Adapter:
         self._socket.hold()
         self._events.put_nowait({"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message})
 
+    def broken(self, code: int, reason: str) -> None:
+        self._socket.close(code, reason)
+
     def full(self) -> None:
         self._room.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ class Receiver:
         # How many messages were kept in the end.
         self.lost = 0
         self.full_now = False
-        self.close_with: int | None = None
+        self.close_with: tuple[int, str] | None = None
         self.on_message: Callable[[str | bytes], None] = lambda message: None
 
     def opened(self, socket: Any) -> None:
@@ -43,6 +44,10 @@ class Receiver:
         assert not self.ends
         self.heard.append(message)
         self.on_message(message)
+
+    def broken(self, code: int, reason: str) -> None:
+        assert not self.ends
+        self.close(code, reason)
 
     def full(self) -> None:
         assert not self.full_now
@@ -67,16 +72,16 @@ class Receiver:
         self.ends.append((code, reason))
         self.lost = len(unframed(b"".join(self.kept)))
 
-    def close(self, code: int) -> None:
+    def close(self, code: int, reason: str = "bye") -> None:
         """Close behind what is kept."""
         if self.close_with is None:
             self.socket.settle()
-            self.close_with = code
+            self.close_with = code, reason
             self._close_if_done()
 
     def _close_if_done(self) -> None:
         if self.close_with is not None and not self.kept:
-            self.socket.close(self.close_with, "bye")
+            self.socket.close(*self.close_with)
 
 
 class Bench:
@@ -404,10 +409,113 @@ def test_early_messages_wait_for_a_receiver_that_begins_by_holding(bench: Bench)
     transport, receiver = bench.open(frame(TEXT, b"early"), receiver=Busy())
     bench.within(lambda: transport.say(frame(TEXT, b"late")))
     bench.settle()
-    assert (receiver.heard, transport.reading) == ([], False)
+    assert receiver.heard == []
     bench.within(receiver.socket.read_on)
     bench.settle()
     assert receiver.heard == ["early", "late"]
+
+
+def test_a_client_whose_messages_wait_is_read_ahead(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    bench.within(receiver.socket.hold)
+    bench.within(lambda: transport.say(frame(TEXT, b"one") + frame(PING, b"there?") + frame(TEXT, b"two")))
+    bench.settle()
+    transport.take()
+    assert (receiver.heard, transport.frames) == ([], [(PONG, b"there?")])
+    # It says goodbye, and is heard to the end.
+    bench.within(lambda: transport.say(frame(TEXT, b"three") + frame(CLOSE, b"\x03\xe8bye")))
+    bench.settle()
+    assert (receiver.heard, receiver.ends) == (["one", "two", "three"], [(1000, "bye")])
+
+
+def test_what_is_read_ahead_is_bounded(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    bench.within(receiver.socket.hold)
+    message = frame(BINARY, bytes(MAX_BYTES))
+    for _ in range(200):
+        bench.within(lambda: transport.say(message))
+    kept = receiver.socket._ahead
+    assert sum(map(len, kept)) <= direct.MAX_AHEAD_BYTES + MAX_BYTES
+    assert len(transport.unread) > 100 * MAX_BYTES
+    # So are tiny ones, by their number.
+    tiny, other = bench.open()
+    bench.within(other.socket.hold)
+    bench.within(lambda: tiny.say(frame(TEXT) * 100_000))
+    assert len(other.socket._ahead) <= direct.MAX_AHEAD_BYTES // direct.AHEAD_BYTES_EACH + 1
+    bench.within(other.socket.read_on)
+    bench.within(receiver.socket.read_on)
+    bench.settle()
+    assert (len(receiver.heard), len(other.heard)) == (200, 100_000)
+    assert (transport.reading, tiny.reading) == (True, True)
+    assert bench.sockets.wheel._watched == {}
+
+
+class Peer:
+    """The kernel's end of a client's connection."""
+
+    def __init__(self, state: int = 1, unacked: int = 0, last_ack_ms: int = 0) -> None:
+        self.state, self.unacked, self.last_ack_ms = state, unacked, last_ack_ms
+
+    def getsockopt(self, *_: Any) -> bytes:
+        info = bytearray(60)
+        info[0] = self.state
+        info[24:28] = self.unacked.to_bytes(4, sys.byteorder)
+        info[56:60] = self.last_ack_ms.to_bytes(4, sys.byteorder)
+        return bytes(info)
+
+
+def _past_the_bound(bench: Bench, peer: Peer | None) -> tuple[Transport, Receiver]:
+    """A client of which more has come than is read, and which the wheel watches."""
+    transport, receiver = bench.open()
+    transport.socket = peer
+    bench.within(receiver.socket.hold)
+    bench.within(lambda: transport.say(frame(TEXT) * 5000 + frame(CLOSE, b"\x03\xe8bye")))
+    assert not transport.reading
+    assert receiver.socket in bench.sockets.wheel._watched
+    return transport, receiver
+
+
+def test_a_client_that_is_not_read_is_sent_pings_and_stays(bench: Bench) -> None:
+    for peer in (None, Peer(), Peer(last_ack_ms=100_000), Peer(unacked=1, last_ack_ms=9000)):
+        transport, receiver = _past_the_bound(bench, peer)
+        for payload in (None, b"1111", None, b"2222"):
+            bench.within(lambda receiver=receiver, payload=payload: receiver.socket.probe(payload))
+            # Nor is it dropped for not answering them.
+            bench.within(lambda receiver=receiver: receiver.socket.beat(b"beat"))
+        bench.settle()
+        transport.take()
+        assert (transport.frames, receiver.ends) == ([(PING, b"1111"), (PING, b"2222")], [])
+
+
+CLOSED, CLOSE_WAIT = 7, 8
+
+
+@pytest.mark.parametrize("state", [CLOSED, CLOSE_WAIT])
+def test_of_a_client_that_has_left_what_was_not_read_is_read_for_its_goodbye_alone(bench: Bench, state: int) -> None:
+    _, receiver = _past_the_bound(bench, Peer(state))
+    ahead = len(receiver.socket._ahead)
+    bench.within(lambda: receiver.socket.probe(None))
+    bench.settle()
+    assert (len(receiver.heard), receiver.ends) == (ahead, [(1000, "bye")])
+    assert receiver.socket not in bench.sockets.wheel._watched
+
+
+def test_a_client_whose_machine_is_gone_is_dropped(bench: Bench) -> None:
+    transport, receiver = _past_the_bound(bench, Peer(unacked=2, last_ack_ms=11_000))
+    bench.within(lambda: receiver.socket.probe(b"1111"))
+    bench.settle()
+    assert (transport.aborted, receiver.ends) == (True, [(1006, "")])
+
+
+def test_a_server_that_stops_takes_leave_of_a_client_that_is_not_read(bench: Bench) -> None:
+    transport, receiver = _past_the_bound(bench, Peer())
+    bench.within(receiver.socket.shutdown)
+    bench.settle()
+    transport.take()
+    # Its own close frame lies behind what nobody reads, and is found all the same.
+    assert (transport.frames, receiver.ends, receiver.heard) == ([(CLOSE, b"\x03\xe9")], [(1001, "")], [])
+    bench.settle()
+    assert transport.lost
 
 
 def test_a_receiver_that_cannot_begin(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -433,7 +541,6 @@ def test_messages_of_one_read_are_given_one_after_the_other_and_none_while_it_ho
     bench.within(lambda: transport.say(b"".join(frame(TEXT, b"%d" % number) for number in range(3))))
     for number in range(3):
         assert receiver.heard == [str(one) for one in range(number + 1)]
-        assert not transport.reading
         bench.within(receiver.socket.read_on)
         bench.settle()
     assert transport.reading
@@ -495,11 +602,40 @@ def test_faults(bench: Bench, sent: bytes, code: int, reason: str) -> None:
     assert receiver.heard == ["before"]
     assert receiver.ends == [(code, reason)]
     assert transport.frames == [(CLOSE, code.to_bytes(2, "big") + reason.encode())]
-    # It is hung up on once, when it has been quiet.
-    parting = receiver.socket._parting
-    bench.within(receiver.socket.read_on)
+    # Our side is shut at once; the client's follows.
+    assert transport.ended
     bench.settle()
-    assert receiver.socket._parting is parting
+    assert transport.lost
+
+
+def test_a_receiver_may_finish_before_it_closes_for_a_fault(bench: Bench) -> None:
+    class Busy(Receiver):
+        def broken(self, code: int, reason: str) -> None:
+            self.fault = code, reason
+
+    transport, receiver = bench.open(receiver=Busy())
+    bench.within(receiver.socket.hold)
+    bench.within(lambda: transport.say(frame(TEXT, b"before") + b"\xff\xff" + frame(TEXT, b"behind")))
+    # Nothing more is read, and it is kept alive by what it sends.
+    for _ in range(3):
+        bench.within(lambda: receiver.socket.beat(b"beat"))
+        bench.within(lambda: transport.say(b"noise" * 100_000))
+    assert (receiver.heard, receiver.ends, transport.ended) == (["before"], [], False)
+    bench.within(lambda: receiver.socket.write(frames_of("answer")))
+    bench.within(lambda: receiver.close(*receiver.fault))
+    bench.settle()
+    transport.take()
+    assert [payload for opcode, payload in transport.frames if opcode != PING] == [
+        b"answer",
+        b"\x03\xeaThe client frame is invalid.",
+    ]
+    assert (receiver.ends, transport.ended) == ([(1002, "The client frame is invalid.")], True)
+    # One that leaves meanwhile is gone.
+    transport, receiver = bench.open(receiver=Busy())
+    bench.within(lambda: transport.say(b"\xff\xff"))
+    bench.within(transport.end)
+    bench.settle()
+    assert receiver.ends == [(1006, "")]
 
 
 def test_a_fault_behind_an_early_message_is_found_once(bench: Bench) -> None:
@@ -539,6 +675,39 @@ def test_the_close_frame_comes_last_and_what_is_written_behind_it_is_dropped(ben
     assert (receiver.heard, receiver.ends, transport.lost) == ([], [(4000, "why")], True)
 
 
+def test_behind_a_close_frame_our_side_is_shut_and_the_client_is_read_until_it_shuts_its_own(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    transport.stays = True
+    bench.within(lambda: transport.say(frame(CLOSE, b"\x03\xe8") + frame(TEXT, b"behind")))
+    bench.settle()
+    transport.take()
+    # To close now, with bytes unread, would reset the connection.
+    bench.within(lambda: transport.say(frame(TEXT, b"late") * 100 + b"\xff\xff"))
+    assert (transport.ended, transport.closing, transport.unread) == (True, False, b"")
+    assert (transport.frames, receiver.heard) == ([(CLOSE, b"\x03\xe8")], [])
+    bench.within(transport.end)
+    bench.settle()
+    assert transport.lost
+
+
+def test_the_rest_of_a_frame_that_is_too_large_is_waited_for_but_not_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = frame(BINARY, bytes(10 * MAX_BYTES))
+    transport, receiver = bench.open()
+    bench.within(lambda: transport.say(large[:-10]))
+    bench.settle()
+    # It is told so, and can send to the end what it has begun.
+    assert (receiver.ends[0][0], transport.ended) == (1009, False)
+    bench.within(lambda: transport.say(large[-10:]))
+    assert transport.ended
+    monkeypatch.setattr(endings, "QUIET_SECS", 0.0)
+    transport, receiver = bench.open()
+    bench.within(lambda: transport.say(large[:-10]))
+    bench.run_until(lambda: transport.ended)
+    bench.within(lambda: transport.say(large[-10:]))
+
+
 def test_a_client_that_says_goodbye_gets_what_was_written_before(bench: Bench) -> None:
     transport, receiver = bench.open()
     audience = receiver.socket.together([receiver.socket, bench.open()[1].socket])
@@ -557,10 +726,10 @@ def test_a_socket_that_is_lost_while_it_holds(bench: Bench) -> None:
     bench.within(transport.cut)
     bench.settle()
     assert receiver.ends == [(1006, "")]
-    # What waited for room in a lane of the application goes on now; there is nothing to go on with.
+    # What was read is given before the end. What waited for room goes on now; there is nothing to go on with.
     bench.within(receiver.socket.read_on)
     bench.settle()
-    assert receiver.heard == ["a"]
+    assert receiver.heard == ["a", "b"]
 
 
 def test_one_that_closes_while_it_holds_hears_the_answer(bench: Bench) -> None:
@@ -720,5 +889,5 @@ def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(bench: Ben
         bench.within(lambda beat=beat: alive[0].say(frame(PONG, beat)))
     bench.settle()
     assert dead[1].ends == [(1006, "")]
-    # It is not read, so nobody knows.
-    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [], [])
+    # That its receiver is busy is no excuse: it is read, and pings are answered.
+    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [(1006, "")], [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.servers.application import description
@@ -42,6 +44,8 @@ FAULTS = {
     "close code 1015": frame(CLOSE, b"\x03\xf7"),
     "close code 2999": frame(CLOSE, b"\x0b\xb7"),
     "close code 5000": frame(CLOSE, b"\x13\x88"),
+    "a size of one byte in three": b"\x82\xfe\x00\x7d" + bytes(4 + 125),
+    "a size of two bytes in nine": b"\x82\xff\x00\x00\x00\x00\x00\x00\x00\x7e" + bytes(4 + 126),
     "everything at once": b"\xff" * 100,
 }
 
@@ -79,6 +83,12 @@ async def test_text_that_is_no_utf_8(running: Running, text: bytes, subprotocol:
     async with running.client(subprotocol) as client:
         client.write(frame(TEXT, b"before") + frame(TEXT, text) + frame(TEXT, b"after") + frame(TEXT, b"after"))
         await told(running, client, 1007, reason, "before")
+
+
+async def test_a_text_in_pieces_is_refused_before_it_is_whole(running: Running) -> None:
+    async with running.client() as client:
+        client.write(frame(TEXT, "grü".encode(), final=False) + frame(CONTINUATION, b"\xf4\x90", final=False))
+        await told(running, client, 1007, NO_TEXT)
 
 
 async def test_a_character_that_is_no_utf_8_in_pieces(running: Running) -> None:
@@ -129,12 +139,32 @@ async def test_a_fault_after_the_application_has_closed(running: Running) -> Non
         assert await running.heard(client) == [{"code": 1008, "reason": "out"}]
 
 
-async def test_a_client_that_waits_for_the_server_to_hang_up(running: Running) -> None:
+@pytest.mark.parametrize("ends", ["fault", "fault, answered", "close", "closed by the application"])
+async def test_the_server_hangs_up_behind_the_close_frames_at_once(running: Running, ends: str) -> None:
     async with running.client() as client:
-        client.send(3)
-        assert await client.close_frame() == INVALID
-        client.send_close(1002)
+        if ends == "closed by the application":
+            client.order("close", code=1000, reason="")
+        else:
+            client.send(CLOSE if ends == "close" else 3)
+        await client.close_frame()
+        if ends not in ("fault", "close"):
+            client.send_close(1002)
+        begun = asyncio.get_running_loop().time()
         await client.hung_up()
+        # Autobahn waits for one second.
+        assert asyncio.get_running_loop().time() - begun < 0.9
+
+
+async def test_who_sends_on_behind_a_close_frame_is_not_reset(running: Running) -> None:
+    for ends in (CLOSE, 3):
+        async with running.client() as client:
+            client.write(frame(ends) + bytes(4 * HARD_LIMIT))
+            await client.writer.drain()
+            # Before it reads.
+            client.write(bytes(4 * HARD_LIMIT))
+            await client.writer.drain()
+            assert await client.close_frame() == ((None, "") if ends == CLOSE else INVALID)
+            await client.hung_up()
 
 
 async def test_a_fault_before_the_handshake_is_answered(running: Running) -> None:

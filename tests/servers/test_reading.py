@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 from websockets.protocol import Protocol, Side, State
+from websockets.speedups import apply_mask
 
 from hubs.servers import reading
 from hubs.servers.reading import BINARY, CLOSE, CONTINUATION, PING, PONG, PROTOCOL_ERROR, TEXT, TOO_LARGE, Fault, Reader
@@ -158,10 +160,10 @@ def test_pieces_of_a_message_with_anything_between_them(
             sent += frame(data.draw(st.sampled_from([PING, PONG])), b"between")
     sent += frame(BINARY, b"the next")
     read = ours(data.draw(cut(bytes(sent))))
-    assert read == theirs(bytes(sent))
+    assert _alike(read, bytes(sent))
     whole = b"".join(pieces)
     if len(whole) > MAX_BYTES:
-        assert read[-1] == TOO_LARGE
+        assert read[-1] in ((TOO_LARGE, reading.INVALID_DATA) if is_text else (TOO_LARGE,))
     elif not is_text:
         assert [message for message in read if message[0] == BINARY] == [(BINARY, whole), (BINARY, b"the next")]
 
@@ -182,29 +184,41 @@ def test_bytes_that_are_wrong_in_several_ways(noise: bytes) -> None:
 def _alike(read: Read, sent: bytes) -> bool:
     if read == theirs(sent):
         return True
-    # We name another of several faults than the size, and want the size of a control frame in one byte (RFC 6455, 5.2).
-    at = _unlike(sent)
-    assert read == [*theirs(sent[:at]), PROTOCOL_ERROR], f"{read} is not {theirs(sent)}"
+    # We name another of several faults than the size, want a size in as few bytes as it takes (RFC 6455, 5.2), and
+    # read no further than to the first piece that is no UTF-8.
+    at, code = _unlike(sent)
+    assert read == [*theirs(sent[:at]), code], f"{read} is not {theirs(sent)}"
     return True
 
 
-def _unlike(sent: bytes) -> int:
-    """Where the first frame begins of which we say something else than websockets does."""
+def _unlike(sent: bytes) -> tuple[int, int]:
+    """Where the first frame begins of which we say something else than websockets does, and what we say."""
     at, begun, total = 0, False, 0
+    text: codecs.IncrementalDecoder | None = None
     while True:
         first, bits, start = sent[at], sent[at + 1] & 0x7F, at + 2
         size, control, continued = bits, bool(first & 0x8), first & 0xF == CONTINUATION
         if bits > 125:
             wide = 2 if bits == 126 else 8
             size, start = int.from_bytes(sent[start : start + wide], "big"), start + wide
-        if control and bits > 125:
-            return at
+            if control or size < (126 if wide == 2 else 1 << 16):
+                return at, PROTOCOL_ERROR
         if not control and size + (total if begun else 0) > MAX_BYTES:
             assert first & 0x70 or size >> 63 or continued is not begun
-            return at
+            return at, PROTOCOL_ERROR
+        mask, payload = sent[start : start + 4], sent[start + 4 : start + 4 + size]
         if not control:
-            begun = not first & 0x80
+            final = bool(first & 0x80)
+            if not begun and not final:
+                text = codecs.getincrementaldecoder("utf-8")() if first & 0xF == TEXT else None
+            if text is not None:
+                try:
+                    text.decode(apply_mask(payload, mask), final)
+                except UnicodeDecodeError:
+                    return at, reading.INVALID_DATA
+            begun = not final
             total = total + size if begun else 0
+            text = text if begun else None
         at = start + 4 + size
 
 
@@ -248,6 +262,29 @@ def test_small_pieces_of_a_long_message_are_looked_at_when_all_are_there() -> No
     assert message == (BINARY, bytes(1 << 20))
     # At its head, and when it was complete.
     assert looked == 2
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, CONTINUATION])
+def test_a_size_in_more_bytes_than_it_takes_is_refused(opcode: int) -> None:
+    begin = frame(BINARY, final=False) if opcode == CONTINUATION else b""
+    for size, long in ((0, 1), (125, 1), (125, 2), (126, 2)):
+        assert ours([begin + frame(opcode, b"x" * size, long=long)]) == [PROTOCOL_ERROR]
+    for size in (125, 126):
+        assert ours([begin + frame(opcode, b"x" * size)])[0][1] in (b"x" * size, "x" * size)
+    # By its head.
+    assert ours([begin + frame(opcode, size=65_535, long=2)[:10]]) == [PROTOCOL_ERROR]
+
+
+def test_a_text_in_pieces_is_refused_at_the_first_that_is_no_text() -> None:
+    good, bad = "κόσμε".encode(), b"\xf4\x90"
+    begin = frame(TEXT, good[:3], final=False)
+    assert ours([begin + frame(CONTINUATION, good[3:] + bad, final=False)]) == [reading.INVALID_DATA]
+    assert ours([begin + frame(PING) + frame(CONTINUATION, good[3:])]) == [(PING, b""), (TEXT, good.decode())]
+    # Cut off within a character, and only in the end.
+    assert ours([begin + frame(CONTINUATION, good[3:-1], final=False)]) == []
+    assert ours([begin + frame(CONTINUATION, good[3:-1])]) == [reading.INVALID_DATA]
+    # The next message is none of it, and a binary one has no text.
+    assert ours([begin + frame(CONTINUATION, good[3:]) + frame(BINARY, bad, final=False)]) == [(TEXT, good.decode())]
 
 
 def test_close_frames() -> None:

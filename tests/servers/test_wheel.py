@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubs.servers.keep_alive import SLOTS, Wheel
+from hubs.servers.keep_alive import SLOTS, SLOTS_PER_PROBE, Wheel
 
 SECS = 20.0
 SLOT = SECS / SLOTS
@@ -160,3 +160,25 @@ def test_it_goes_on_when_one_fails(loop: _Loop) -> None:
     loop.until(4 * SECS)
     assert len(other.beats) == 3
     assert loop.problems == [fault] * len(failing.beats)
+
+
+def test_those_who_are_not_read_are_probed_in_every_slot_and_sent_a_ping_now_and_then(loop: _Loop) -> None:
+    class Watched:
+        def __init__(self) -> None:
+            self.probes: list[bytes | None] = []
+
+        def probe(self, payload: bytes | None) -> None:
+            self.probes.append(payload)
+
+    wheel, watched = Wheel(SECS), Watched()
+    loop.do(lambda: wheel.watch(watched))
+    loop.until(SECS + 1e-6)
+    assert len(watched.probes) == SLOTS
+    assert sum(payload is not None for payload in watched.probes) == SLOTS // SLOTS_PER_PROBE
+    # One timer, as long as anybody is there.
+    beating = _add(loop, wheel)
+    loop.do(lambda: wheel.unwatch(watched))
+    loop.do(lambda: wheel.unwatch(watched))
+    assert loop.timers == 1
+    loop.do(lambda: wheel.remove(beating, beating.slot))
+    assert loop.timers == 0

@@ -25,6 +25,10 @@ class Transport:
         self.reading = True
         self.closing = self.ended = self.lost = self.aborted = False
         self.full = False
+        # The client leaves its side open when the server has shut its own.
+        self.stays = False
+        # What knows of the client's side of the connection.
+        self.socket: Any = None
         self.problem: Exception | None = None
         self._protocol: Any = None
 
@@ -57,6 +61,10 @@ class Transport:
 
     def write_eof(self) -> None:
         self.ended = True
+        self._end_if_done()
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"socket": self.socket}[name]
 
     def pause_reading(self) -> None:
         assert not self.lost
@@ -114,7 +122,15 @@ class Transport:
             self.unread.clear()
             self._protocol.data_received(data)
 
+    def end(self) -> None:
+        """The client shuts its side."""
+        if self.reading and not self.lost and not self._protocol.eof_received():
+            self.close()
+
     def _end_if_done(self) -> None:
+        if self.ended and not self.buffer and not self.stays:
+            # It has read the end, and shuts its own side.
+            self.loop.call_soon(self.end)
         if self.closing and not self.buffer:
             self._lose()
 

@@ -191,6 +191,12 @@ class Client:
         async with asyncio.timeout(PATIENCE):
             await self.socket.wait_closed()
 
+    async def drop(self) -> None:
+        """Close the socket without a close frame, as a process does that is killed."""
+        self.socket.transport.abort()
+        async with asyncio.timeout(PATIENCE):
+            await self.socket.wait_closed()
+
     async def hang_up(self) -> None:
         """End the TCP stream without a close frame (FIN), and wait until the service has ended its side.
 

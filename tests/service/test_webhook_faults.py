@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -271,6 +271,31 @@ async def test_a_client_that_leaves_has_its_request_given_up(
     [connection_id] = {seen.headers["ce-connectionId"] for seen in app.events}
     events = await app.told(connection_id, *SYSTEM, "message")
     assert name_of(events[-1]) == "disconnected"
+
+
+async def test_a_client_that_leaves_while_its_events_wait_unread_takes_them_back(
+    staff: Staff, target: Target, hub: str, app: Application
+) -> None:
+    app.on["message"] = never
+    await staff.set(hub, app.everything())
+    async with opened(target.url(hub)) as client:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    await client.say_raw("x" * 1_000_000)
+        # Its system keeps the end back, behind what the service does not take.
+        await client.drop()
+    connection_id = app.events[0].headers["ce-connectionId"]
+    async with asyncio.timeout(PATIENCE):
+        while await Sdk(target, hub).connection_exists(connection_id):
+            pass
+    events = app.of(connection_id)
+    # The handler gives each up after three seconds; there were a dozen.
+    assert len(events) < 3 + 8, [name_of(each) for each in events]
+    async with asyncio.timeout(PATIENCE):
+        while name_of(app.of(connection_id)[-1]) != "disconnected":
+            await asyncio.sleep(0.05)
+    assert len(app.of(connection_id)) <= len(events) + 1
 
 
 @pytest.mark.parametrize("subprotocol", [JSON_RELIABLE, PROTOBUF_RELIABLE])
