@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test install-test system-packages check tests cuts bench bench-peers openapi clean
+.PHONY: help run install test install-test system-packages check tests cuts autobahn bench bench-peers openapi clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,24 @@ tests: install-test ## Run the tests alone
 cuts: $(VENV)/.installed-test ## Cut the connections of 200 reliable clients for minutes, and count what arrives
 	@$(BIN)/python -m tests.cuts
 
+# Autobahn's fuzzing client runs on Python 2.7 alone, and so does what it needs; virtualenv 20.15 is the last that makes
+# environments for that.
+PYTHON27 ?= $(shell command -v python2.7 || ls -d $$HOME/.pyenv/versions/2.7.*/bin/python2.7 2>/dev/null | tail -1)
+AUTOBAHN := tests/autobahn/.venv
+
+$(AUTOBAHN)/.installed: tests/autobahn/requirements.txt
+	@test -n "$(PYTHON27)" || { echo "Autobahn's fuzzing client needs Python 2.7 with pip, and there is none on the PATH nor in ~/.pyenv. Install it (pyenv install 2.7.18), or name yours: make autobahn PYTHON27=/path/to/python2.7" >&2; exit 1; }
+	@"$(PYTHON27)" -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON27) has no pip: $(PYTHON27) -m ensurepip" >&2; exit 1; }
+	@echo "Installing Autobahn's fuzzing client (once) …"
+	@rm -rf $(AUTOBAHN) && mkdir -p $(AUTOBAHN)/tool
+	@"$(PYTHON27)" -m pip install --quiet --disable-pip-version-check --target $(AUTOBAHN)/tool virtualenv==20.15.1
+	@PYTHONPATH=$(AUTOBAHN)/tool "$(PYTHON27)" -m virtualenv --quiet $(AUTOBAHN)
+	@$(AUTOBAHN)/bin/pip install --quiet --disable-pip-version-check -r tests/autobahn/requirements.txt
+	@touch $@
+
+autobahn: $(VENV)/.installed-test $(AUTOBAHN)/.installed ## Try the WebSocket with Autobahn's 301 cases (needs Python 2.7; minutes)
+	@$(BIN)/python -m tests.autobahn $(AUTOBAHN)/bin/wstest
+
 # The servers that Hubwire is measured beside. What cannot be installed is left out of the run, which says so.
 bench/peers/node_modules/.installed: bench/peers/package.json bench/peers/package-lock.json
 	@if command -v npm >/dev/null; then \
@@ -100,4 +118,4 @@ openapi: $(VENV)/.installed ## Write docs/openapi anew, after a change of an HTT
 	@$(BIN)/python manage.py openapi
 
 clean: ## Remove what was installed and built (not var/, where your data is)
-	rm -rf $(VENV) tests/node/node_modules bench/peers/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results
+	rm -rf $(VENV) $(AUTOBAHN) tests/node/node_modules bench/peers/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results
