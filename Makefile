@@ -1,9 +1,16 @@
 # Two commands matter: `make run` and `make test`. `make help` lists the rest.
 VENV := .venv
 BIN := $(VENV)/bin
-# The first Python 3.11 on the PATH; `make run PYTHON=/path/to/python3.11` names another.
-PYTHON ?= $(shell for python in python3.11 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$python; break; }; done)
+# What a Python has to have, beside its version. One that is on the PATH may not work: the shim of a version that pyenv
+# has not selected, Debian's without python3-venv, one that was built without the libraries of ssl or sqlite3.
+WORKS := import ensurepip, sqlite3, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))
+# The newest on the PATH that works; `make run PYTHON=/path/to/python3` names another.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	$$python -c '$(WORKS)' 2>/dev/null && { command -v $$python; break; }; done)
+# An environment whose Python is gone is made anew.
+ifneq ($(shell test -x $(BIN)/python && echo works),works)
+$(shell rm -f $(VENV)/.installed $(VENV)/.installed-test)
+endif
 # Run apt-get only where that needs no password.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
@@ -14,17 +21,19 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 run: install ## Start the service; the first time, also set it up
-	@$(BIN)/python manage.py migrate --verbosity 0
-	@$(BIN)/python manage.py bootstrap
-	@exec $(BIN)/python manage.py serve
+	@echo "Running on $$($(BIN)/python --version), which is in $(VENV)."
+	@exec $(BIN)/python manage.py serve --set-up
 
 test: install-test check tests ## Install what the tests need, check, and run all tests
 
 install: $(VENV)/.installed
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "Hubwire needs Python 3.11, and there is none on the PATH. Install it, or name yours: make run PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3.11-venv" >&2; rm -rf $(VENV); exit 1; }
+	@python="$(PYTHON)"; \
+	test -n "$$python" || { echo "Hubwire needs Python 3.11 or newer with its venv module, and none on the PATH works. On Debian and Ubuntu: sudo apt-get install python3-venv. One that is elsewhere: make run PYTHON=/path/to/python3" >&2; exit 1; }; \
+	"$$python" -c '$(WORKS)' 2>/dev/null || { echo "PYTHON=$$python is not a Python of version 3.11 or newer with its venv module. Name another, or leave PYTHON out for the newest on the PATH." >&2; exit 1; }; \
+	echo "Using $$("$$python" --version) ($$python)"; \
+	"$$python" -m venv --clear $(VENV)
 
 $(VENV)/.installed: requirements.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing what Hubwire runs on (once) …"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ def register() -> None:
     register_check(check_settings, "hubs")
     register_check(check_channel_layer, "hubs")
     register_check(check_secret_key, "hubs")
+    register_check(check_database_file, "hubs")
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
@@ -59,7 +62,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
                     )
                 )
         first = urlsplit(conf.settings.PUBLIC_ENDPOINTS[0])
-        local = first.hostname in ("localhost", "127.0.0.1", "::1")
+        local = first.hostname in conf.LOOPBACK_NAMES
         if first.scheme == "http" and not local:
             problems.append(
                 Warning(
@@ -136,3 +139,27 @@ def _strict_transport() -> list[CheckMessage]:
             )
         ]
     return []
+
+
+def check_database_file(**_: Any) -> list[CheckMessage]:
+    """SQLite's file has password hashes and access keys in it: not everybody on the machine may get at it."""
+    database = getattr(django_settings, "DATABASES", {}).get("default", {})
+    if database.get("ENGINE") != "django.db.backends.sqlite3":
+        return []
+    file = Path(database["NAME"])
+    try:
+        mode, around = file.stat().st_mode, file.parent.stat().st_mode
+    except OSError:
+        # Not there, or in memory.
+        return []
+    is_open = around & stat.S_IXOTH and mode & (stat.S_IROTH | stat.S_IWOTH)
+    can_be_replaced = around & stat.S_IWOTH and not around & stat.S_ISVTX
+    if not is_open and not can_be_replaced:
+        return []
+    return [
+        Warning(
+            f"Everybody on this machine can read or replace the database {file}.",
+            hint=f"chmod 700 {file.parent}; chmod 600 {file}",
+            id="hubs.W020",
+        )
+    ]

@@ -6,6 +6,9 @@ beside manage.py is read first; variables that are already set win over it.
 
 import os
 import secrets
+import stat
+from importlib.util import find_spec
+from logging import getLevelNamesMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +25,17 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 env.smart_cast = False
 _before = set(os.environ)
-env.read_env(BASE_DIR / ".env")
+try:
+    # Opened here: environ takes a file that it may not read for one that is not there.
+    with (BASE_DIR / ".env").open(encoding="utf-8") as _dotenv:
+        env.read_env(_dotenv)
+except FileNotFoundError:
+    pass
+except (OSError, UnicodeDecodeError) as problem:
+    raise ImproperlyConfigured(
+        f"{BASE_DIR / '.env'} cannot be read ({getattr(problem, 'strerror', None) or 'it is not UTF-8 text'}). "
+        "Make it a text file that this account may read, or remove it."
+    ) from None
 # What stands there is not handed on to processes that read it for themselves (hubs.servers.workers).
 VARIABLES_FROM_FILE = set(os.environ) - _before
 
@@ -41,36 +54,84 @@ def _switch(name: str, default: bool = False) -> bool:
     return text in ("true", "1", "yes", "on")
 
 
-# Where this installation keeps what it must not lose: the SQLite database and the secret.
-DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var")))
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+# Where this installation keeps what it must not lose: the SQLite database and the secret. Nothing is written there
+# where the environment names another database and gives the secret.
+_DEFAULT_DATA_DIR = BASE_DIR / "var"
+DATA_DIR = Path(env.str("DATA_DIR", default="") or _DEFAULT_DATA_DIR)
+
+
+def _close_to_others(path: Path) -> None:
+    """Take a path that everybody on this machine may open away from all but its owner.
+
+    Versions before this one made such files and directories. A path that is open to a group alone, or that is not
+    ours, stays as it is.
+    """
+    found = path.stat()
+    if found.st_mode & stat.S_IRWXO and found.st_uid == os.geteuid():
+        path.chmod(found.st_mode & stat.S_IRWXU)
+
+
+def _prepare_data_dir() -> None:
+    """Make DATA_DIR, readable for its owner alone."""
+    try:
+        DATA_DIR.parent.mkdir(parents=True, exist_ok=True)
+        DATA_DIR.mkdir(mode=0o700, exist_ok=True)
+        if DATA_DIR == _DEFAULT_DATA_DIR:
+            # Any other may be in use for more than this: `manage.py check` warns.
+            _close_to_others(DATA_DIR)
+    except OSError as problem:
+        raise ImproperlyConfigured(
+            f"DATA_DIR={DATA_DIR} cannot be made ({problem.strerror}: {problem.filename}). Set DATA_DIR to a directory "
+            "that this account may write to, or set SECRET_KEY and DATABASE_URL, with which none is needed."
+        ) from None
 
 
 def _stored_secret(path: Path) -> str:
     """Give the secret in `path`, making one at first use.
 
     Access keys are encrypted under it, so it has to survive restarts; a fresh clone must still
-    start with nothing configured.
+    start with nothing configured. Processes that start together agree on one: the file gets its
+    name when it is complete, and only if nobody else's has it.
     """
     try:
-        # "x" fails when the file exists, so two processes starting together agree on one secret.
-        with path.open("x", encoding="ascii") as file:
-            path.chmod(0o600)
-            file.write(secrets.token_urlsafe(64))
-    except FileExistsError:
-        pass
-    secret = path.read_text(encoding="ascii").strip()
+        if not path.exists():
+            unnamed = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+            descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    file.write(secrets.token_urlsafe(64))
+                    file.flush()
+                    os.fsync(descriptor)
+                os.link(unnamed, path)
+            except FileExistsError:
+                pass
+            finally:
+                unnamed.unlink()
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as problem:
+        raise ImproperlyConfigured(
+            f"The secret cannot be kept in {path} ({getattr(problem, 'strerror', None) or 'it is not text'}). Let this "
+            "account read and write that directory, set DATA_DIR to another, or set SECRET_KEY."
+        ) from None
     if not secret:
         raise ImproperlyConfigured(f"{path} is empty. Set SECRET_KEY, or delete the file to have a new one made.")
     return secret
 
 
-SECRET_KEY = env.str("SECRET_KEY", default="") or _stored_secret(DATA_DIR / "secret_key")
+SECRET_KEY = env.str("SECRET_KEY", default="")
+_database_url = env.str("DATABASE_URL", default="")
+if not (SECRET_KEY and _database_url):
+    _prepare_data_dir()
+if not SECRET_KEY:
+    SECRET_KEY = _stored_secret(DATA_DIR / "secret_key")
+    _close_to_others(DATA_DIR / "secret_key")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 DEBUG = _switch("DEBUG")
 
-HOST = env.str("HOST", default="localhost")
+HOST = env.str("HOST", default="") or "localhost"
 PORT = _number("PORT", 8080)
+if not 0 < PORT < 65536:
+    raise ImproperlyConfigured(f"PORT={PORT} is not a port. Write a number from 1 to 65535, such as PORT=8080.")
 WORKERS = _number("WORKERS", 1)
 REDIS_URL = env.str("REDIS_URL", default="")
 REDIS_SENTINELS = env.list("REDIS_SENTINELS", default=[])
@@ -97,6 +158,14 @@ ALLOWED_HOSTS = env.list(
 )
 CSRF_TRUSTED_ORIGINS = [f"{url.scheme}://{url.netloc}" for url in ENDPOINTS]
 
+EXTRA_APPS = env.list("EXTRA_APPS", default=[])
+for _app in EXTRA_APPS:
+    if find_spec(_app.partition(".")[0]) is None:
+        raise ImproperlyConfigured(
+            f"EXTRA_APPS names {_app}, and Python finds no {_app.partition('.')[0]}. Install it into this environment, "
+            "or add the directory it is in to PYTHONPATH."
+        )
+
 INSTALLED_APPS = [
     # Before daphne: our runserver serves the parts of the WebSocket handshake that daphne's own cannot say.
     "hubs",
@@ -113,7 +182,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "rest_framework.authtoken",
     "hubs.demos",
-    *env.list("EXTRA_APPS", default=[]),
+    *EXTRA_APPS,
 ]
 
 MIDDLEWARE = [
@@ -146,26 +215,51 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}")}
-if "." not in DATABASES["default"].get("ENGINE", ""):
+_SQLITE, _POSTGRESQL = "django.db.backends.sqlite3", "django.db.backends.postgresql"
+try:
+    _database: dict[str, Any] = (
+        env.db_url_config(_database_url) if _database_url else {"ENGINE": _SQLITE, "NAME": str(DATA_DIR / "db.sqlite3")}
+    )
+    if _database.get("ENGINE") not in (_SQLITE, _POSTGRESQL) or _database["NAME"] == ":memory:":
+        raise ValueError
+except ValueError:
     # Not quoted: it may have a password in it.
     raise ImproperlyConfigured(
-        "DATABASE_URL is not a database URL. Write postgres://user:password@host:5432/name, "
+        "DATABASE_URL is not the URL of a database that Hubwire works with. Write "
+        "postgres://user:password@host:5432/name (with %2F for a / in the password, and so on), "
         "sqlite:////path/to/file, or leave it out for SQLite in DATA_DIR."
-    )
-if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    ) from None
+if _database["ENGINE"] == _SQLITE:
     # Readers do not wait for a writer (WAL), and a writer takes its turn instead of failing half-way.
-    DATABASES["default"].setdefault("OPTIONS", {}).update(
+    _database.setdefault("OPTIONS", {}).update(
         transaction_mode="IMMEDIATE",
         timeout=20,
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     )
+    try:
+        # SQLite would make it readable for everybody. What it puts beside it is as private as the file.
+        os.close(os.open(_database["NAME"], os.O_WRONLY | os.O_CREAT, 0o600))
+        if not _database_url:
+            _close_to_others(DATA_DIR / "db.sqlite3")
+    except OSError:
+        # Whoever needs the database hears why it cannot be used (hubs.management.cli.trouble).
+        pass
+else:
+    # Where nothing answers, not even a refusal comes: without a limit that takes minutes.
+    _database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 10)
+DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-if REDIS_URL and urlsplit(REDIS_URL).scheme not in ("redis", "rediss", "unix"):
-    raise ImproperlyConfigured(
-        "REDIS_URL is not a Redis URL. Write redis://host:6379/0 (rediss:// with TLS), or leave it out for one process."
-    )
+if REDIS_URL:
+    from redis.connection import parse_url
+
+    try:
+        parse_url(REDIS_URL)
+    except ValueError:
+        raise ImproperlyConfigured(
+            "REDIS_URL is not a Redis URL. Write redis://host:6379/0 or redis://:password@host:6379/0 (with %2F for a "
+            "/ in the password, and so on; rediss:// with TLS), or leave it out for one process."
+        ) from None
 _REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
 
 
@@ -175,7 +269,6 @@ def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
     REDIS_URL holds everything else: user, password, database, TLS, and the master's name in place of the host.
     """
     from redis.backoff import NoBackoff
-    from redis.connection import parse_url
     from redis.retry import Retry
     from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -286,9 +379,7 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = DATA_DIR / "static"
-STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise complains of a missing one, also where nothing was collected
-# Static files straight from the apps: one step fewer between a clone and a running service.
+# Static files straight from the apps: one step fewer between a clone and a running service, and nothing to write.
 WHITENOISE_USE_FINDERS = True
 
 if ENDPOINTS[0].scheme == "https":
@@ -296,6 +387,10 @@ if ENDPOINTS[0].scheme == "https":
     CSRF_COOKIE_SECURE = True
 # Sent over https only, so it does nothing where no proxy is believed that says so.
 SECURE_HSTS_SECONDS = _number("HSTS_SECS", 0)
+
+_log_level = env.str("LOG_LEVEL", default="").upper()
+if _log_level and _log_level not in getLevelNamesMapping():
+    raise ImproperlyConfigured(f"LOG_LEVEL={_log_level} is not a level. Write DEBUG, INFO, WARNING or ERROR.")
 
 LOGGING = {
     "version": 1,
@@ -318,12 +413,14 @@ LOGGING = {
             "exempt": ["hubs.servers.workers", "django.server", "django.channels.server"],
         }
     },
-    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="WARNING")},
+    "root": {"handlers": ["console"], "level": _log_level or "WARNING"},
     "loggers": {
-        "hubs": {"level": env.str("LOG_LEVEL", default="INFO")},
+        "hubs": {"level": _log_level or "INFO"},
         # Without handlers of their own, which Django gives them: those would wait for whoever reads the log.
         "django": {"handlers": [], "level": "INFO"},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+        # Said by pubsub_site.refusals.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }
 

@@ -7,3 +7,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("hubs.urls")),
 ]
+
+handler400 = "pubsub_site.refusals.refuse"

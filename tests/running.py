@@ -86,8 +86,12 @@ class Service:
         server: str = "uvicorn",
         env: Mapping[str, str] | None = None,
         open_files: tuple[int, int] | None = None,
+        serve: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> None:
+        """`serve`: more for the command that starts the server; `python`: what runs it."""
         self.server = server
+        self._serve, self._python = serve, python
         # The soft and the hard limit of the server.
         self.open_files = open_files
         self.port = free_port()
@@ -115,7 +119,7 @@ class Service:
     def manage(self, *arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run `manage.py` against this service's database."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
+            [self._python, "manage.py", *arguments],
             cwd=ROOT,
             env=self.env,
             input=stdin,
@@ -180,7 +184,7 @@ class Service:
 
     def start(self) -> Service:
         """Start the server and wait until it answers."""
-        command = [sys.executable, "manage.py", *SERVERS[self.server]]
+        command = [self._python, "manage.py", *SERVERS[self.server], *self._serve]
         if self.server == "daphne":
             command.append(f"localhost:{self.port}")
         with self.log.open("ab") as log:

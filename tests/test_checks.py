@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, run_checks
 
 from hubs import checks, conf
@@ -74,6 +76,31 @@ def test_tokens_over_plain_http(settings: Any, endpoint: str) -> None:
 @pytest.mark.parametrize("endpoint", ["http://localhost:8080", "http://127.0.0.1", "http://[::1]:1", "https://h"])
 def test_no_warning_at_home_or_behind_tls(settings: Any, endpoint: str) -> None:
     assert _complaints(settings, PUBLIC_ENDPOINTS=[endpoint]) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "warned"),
+    [
+        (0o700, 0o644, False),
+        (0o755, 0o600, False),
+        (0o750, 0o640, False),
+        (0o755, 0o644, True),
+        (0o777, 0o600, True),
+        (0o1777, 0o600, False),
+    ],
+)
+def test_a_database_that_everybody_can_get_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: int, file: int, warned: bool
+) -> None:
+    path = tmp_path / "db.sqlite3"
+    path.touch()
+    path.chmod(file)
+    tmp_path.chmod(folder)
+    monkeypatch.setitem(settings.DATABASES["default"], "NAME", str(path))
+    problems = checks.check_database_file()
+    assert [problem.id for problem in problems] == ["hubs.W020"] * warned
+    if warned:
+        assert f"chmod 600 {path}" in str(problems[0].hint)
 
 
 @pytest.mark.parametrize("layers", [{}, {"other": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}])

@@ -285,6 +285,6 @@ def test_the_image_has_all_that_the_service_is_made_of() -> None:
     for source in copied:
         assert (ROOT / source).exists()
         assert source in let_through
-    python = re.search(r'requires-python = ">=([\d.]+),', (ROOT / "pyproject.toml").read_text())
+    python = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert python is not None
     assert lines[1] == f"FROM python:{python[1]}-slim"

@@ -1,19 +1,161 @@
-"""What pubsub_site/settings.py makes of the environment, where a service shows it only by how long it takes."""
+"""What pubsub_site/settings.py makes of the environment and of the files around it."""
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import shutil
 import socket
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as redis_client
+from django.core.exceptions import ImproperlyConfigured
 
+from pubsub_site.settings import _stored_secret
 from tests.running import PATIENCE, ROOT, Redis, Service, free_port
+
+SECRET = "0123456789abcdefghijklmnopqrstuvwxyz0123"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A copy of the project in a directory of its own, with as much of it as the settings need."""
+    shutil.copytree(ROOT / "pubsub_site", tmp_path / "site/pubsub_site", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "site"
+
+
+def _settings(site: Path, code: str = "print('good')", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Read the settings of that copy, in a process whose umask is the usual one, and run code with them as `s`."""
+    env = Service(site).env | environment
+    env = {name: value for name, value in env.items() if name != "DATA_DIR" or name in environment}
+    return subprocess.run(
+        [sys.executable, "-c", f"import os; os.umask(0o022); import pubsub_site.settings as s; {code}"],
+        cwd=site,
+        env=env | {"PYTHONPATH": f"{site}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def _mode(path: Path) -> str:
+    return oct(stat.S_IMODE(path.stat().st_mode))
+
+
+# Files
+
+
+def test_what_is_kept_is_for_its_owner_alone(site: Path) -> None:
+    """SQLite gives the files beside a database the mode of that."""
+    code = "import sqlite3; c = sqlite3.connect(s.DATABASES['default']['NAME']); c.executescript('"
+    code += "PRAGMA journal_mode=WAL; create table t(n)'); print(*sorted(os.listdir(s.DATA_DIR))); "
+    code += "print(*{oct(f.stat().st_mode & 0o777) for f in os.scandir(s.DATA_DIR)})"
+    done = _settings(site, code, DATA_DIR=str(site / "new/data"))
+    assert done.stdout.splitlines() == ["db.sqlite3 db.sqlite3-shm db.sqlite3-wal secret_key", "0o600"], done.stderr
+    assert _mode(site / "new/data") == "0o700"
+
+
+@pytest.mark.parametrize("folder", ["var", "elsewhere"])
+def test_what_earlier_versions_left_open_is_closed(site: Path, folder: str) -> None:
+    """A directory of another name may be in use for more than this."""
+    data = site / folder
+    data.mkdir(mode=0o755)
+    for name in ("db.sqlite3", "secret_key", "another"):
+        (data / name).write_text("earlier")
+        (data / name).chmod(0o644)
+    environment = {} if folder == "var" else {"DATA_DIR": str(data)}
+    done = _settings(site, "print(s.SECRET_KEY)", **environment)
+    assert done.stdout == "earlier\n", done.stderr
+    assert [_mode(data / name) for name in ("db.sqlite3", "secret_key", "another")] == ["0o600", "0o600", "0o644"]
+    assert _mode(data) == ("0o700" if folder == "var" else "0o755")
+
+
+def test_what_is_open_to_a_group_stays_so(site: Path) -> None:
+    (site / "var").mkdir()
+    (site / "var").chmod(0o750)
+    (site / "var/secret_key").write_text("earlier")
+    (site / "var/secret_key").chmod(0o640)
+    assert _settings(site).stdout == "good\n"
+    assert (_mode(site / "var"), _mode(site / "var/secret_key")) == ("0o750", "0o640")
+
+
+def test_nothing_is_written_where_the_environment_gives_all(site: Path) -> None:
+    before = sorted(site.rglob("*"))
+    everything = {"SECRET_KEY": SECRET, "DATABASE_URL": "postgres://u:p@127.0.0.1:1/n", "PYTHONDONTWRITEBYTECODE": "1"}
+    assert _settings(site, **everything).stdout == "good\n"
+    assert sorted(site.rglob("*")) == before
+
+
+def test_the_whole_service_loads_without_a_data_directory() -> None:
+    """And nothing complains of one that is missing, whitenoise for example."""
+    everything = {"SECRET_KEY": SECRET, "DATABASE_URL": "postgres://u:p@127.0.0.1:1/n", "DATA_DIR": "/proc/none"}
+    service = Service(Path("/proc/none"), env=everything)
+    done = service.manage("shell", "--verbosity", "0", "-c", "import pubsub_site.asgi; print('loaded')")
+    assert (done.stdout, done.stderr) == ("loaded\n", "")
+
+
+# The secret
+
+
+def _make(path: Path, starting: threading.Barrier) -> str:
+    starting.wait(PATIENCE)
+    return _stored_secret(path)
+
+
+def test_all_who_start_together_have_one_secret(tmp_path: Path) -> None:
+    starters = 6
+    with ThreadPoolExecutor(starters) as pool:
+        for number in range(30):
+            path, starting = tmp_path / str(number) / "secret_key", threading.Barrier(starters)
+            path.parent.mkdir()
+            [secret] = set(pool.map(_make, [path] * starters, [starting] * starters))
+            assert len(secret) == 86
+            assert _mode(path) == "0o600"
+            assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_leaves_no_half_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(ImproperlyConfigured, match=r"secret_key \(No space left on device\)\. .*set SECRET_KEY"):
+            _stored_secret(tmp_path / "secret_key")
+    assert list(tmp_path.iterdir()) == []
+    assert _stored_secret(tmp_path / "secret_key")
+
+
+def test_a_secret_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "secret_key").mkdir()
+    with pytest.raises(ImproperlyConfigured, match=r"secret_key \(Is a directory\)"):
+        _stored_secret(tmp_path / "secret_key")
+
+
+# The .env file
+
+
+@pytest.mark.parametrize("kind", ["directory", "binary"])
+def test_a_dotenv_that_cannot_be_read_is_not_passed_over(site: Path, kind: str) -> None:
+    if kind == "directory":
+        (site / ".env").mkdir()
+    else:
+        (site / ".env").write_bytes(b"PORT=\xff\xfe")
+    done = _settings(site)
+    assert done.returncode == 1
+    assert f"{site}/.env cannot be read (" in done.stderr.splitlines()[-1]
+
+
+# The cache
 
 LOOK_UP = """
 import time

@@ -31,6 +31,7 @@ from channels.layers import BaseChannelLayer
 from channels_redis.serializers import BaseMessageSerializer, registry
 from channels_redis.utils import _consistent_hash, decode_hosts
 
+from hubs.layers.errors import LayerAway
 from hubs.layers.mailbox import Mailbox, Message
 from hubs.layers.publisher import Publisher, head
 from hubs.layers.subscriber import Subscriber
@@ -222,6 +223,17 @@ class RedisLayer(BaseChannelLayer):
             here.part(group, mailbox)
 
     # Coming and going
+
+    async def reach(self) -> None:
+        """Connect to each Redis, have it answer, and hang up. Raises LayerAway, which says why that failed."""
+        for settings in self._hosts:
+            host = Host(settings, self.patience_secs)
+            try:
+                wire = await host.dial()
+                wire.lose(LayerAway("It was reached."))
+                await wire.closed
+            finally:
+                await host.close()
 
     async def flush(self) -> None:
         """Forget all channels and groups of this loop and close its connections. The layer may be used again."""

@@ -34,15 +34,12 @@ def bind(host: str, port: int) -> list[socket.socket]:
 def bind_each(host: str, port: int, workers: int) -> list[list[socket.socket]]:
     """Bind for several workers: the sockets of each, which may be the same ones. Raises CannotListen."""
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = _addresses(host, port)
     except (socket.gaierror, UnicodeError) as problem:
+        said = problem.strerror if isinstance(problem, socket.gaierror) else problem
         raise CannotListen(
-            f"HOST={host} cannot be resolved ({problem}). Set HOST to a name or address of this machine."
+            f"HOST={host} cannot be resolved ({said}). Set HOST to a name or address of this machine."
         ) from None
-    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
-    if host == "localhost":
-        # Some machines list only one of the two in /etc/hosts; browsers try both.
-        addresses |= dict.fromkeys([(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))])
     bound: list[list[socket.socket]] = []
     problems: list[OSError] = []
     for family, address in addresses:
@@ -54,10 +51,12 @@ def bind_each(host: str, port: int, workers: int) -> list[list[socket.socket]]:
     if taken is not None or not bound:
         close([listening for sockets in bound for listening in sockets])
         if taken is not None:
+            other = _free_port(host, port)
             raise CannotListen(
-                f"Port {port} is in use by another program. Stop it, or choose another port: PORT={port + 1}"
+                f"Port {port} is in use by another program. Stop it, or choose another port"
+                + (f": PORT={other}" if other else ".")
             )
-        raise CannotListen(f"Cannot listen on HOST={host} PORT={port}: {problems[0]}")
+        raise CannotListen(f"Cannot listen on HOST={host} PORT={port}: {_explained(problems[0])}")
     # One family missing (no IPv6 on this machine, say) is no reason not to serve the other.
     return [list(sockets) for sockets in zip(*bound, strict=True)]
 
@@ -74,6 +73,40 @@ def close(sockets: list[socket.socket]) -> None:
     """Listen no more."""
     for listening in sockets:
         listening.close()
+
+
+def _addresses(host: str, port: int) -> dict[tuple[int, Any], None]:
+    """The addresses that a name stands for, each once and with its family; raises gaierror, UnicodeError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses: dict[tuple[int, Any], None] = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    if host == "localhost":
+        # Some machines list only one of the two in /etc/hosts; browsers try both.
+        addresses |= dict.fromkeys([(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))])
+    return addresses
+
+
+def _free_port(host: str, taken: int) -> int | None:
+    """The next port above one that is taken at which nothing listens on any address; None: none of the next hundred."""
+    for port in range(taken + 1, min(taken + 101, 65536)):
+        if not any(_is_taken(family, address) for family, address in _addresses(host, port)):
+            return port
+    return None
+
+
+def _is_taken(family: int, address: Any) -> bool:
+    try:
+        _listening(family, address).close()
+    except OSError as problem:
+        return problem.errno == errno.EADDRINUSE
+    return False
+
+
+def _explained(problem: OSError) -> str:
+    if problem.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address. Use one of its own, localhost, or 0.0.0.0 for all."
+    if problem.errno in (errno.EACCES, errno.EPERM):
+        return "this account may not use that port. Use one above 1023, with a proxy in front if need be."
+    return f"{problem.strerror}."
 
 
 def _bound(family: int, address: Any, workers: int) -> list[socket.socket]:

@@ -77,7 +77,7 @@ def main() -> int:
     try:
         ended_by = asyncio.run(supervisor.run())
     except workers.WorkersFailed as failed:
-        _say(sys.stderr, f"CommandError: {failed}")
+        _say(sys.stderr, f"Error: {failed}")
         return 1
     if ended_by == signal.SIGINT:
         _say(sys.stdout, "Stopped.")

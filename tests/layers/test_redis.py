@@ -13,10 +13,16 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio import Redis as Client
 
 from hubs.layers import link, redis, wire
-from hubs.layers.errors import LayerFull
+from hubs.layers.errors import LayerAway, LayerFull
 from hubs.layers.redis import RedisLayer
 from tests.layers.conftest import Ear, Layers, Message, soon
 from tests.running import PATIENCE, Redis
+
+
+async def test_it_can_be_reached(layers: Layers) -> None:
+    await soon(layers().reach())
+    with pytest.raises(LayerAway, match="Connect call failed"):
+        await soon(layers("redis://127.0.0.1:1/0").reach())
 
 
 async def test_a_post_is_done_when_redis_has_taken_it(layers: Layers) -> None:

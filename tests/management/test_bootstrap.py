@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth import authenticate, get_user_model
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import override_settings
 
@@ -61,9 +63,41 @@ def test_it_prints_the_connection_string_on_a_line_of_its_own(run: Run) -> None:
     assert "\x1b" not in printed, "no colours where nobody looks"
 
 
-@override_settings(WEBPUBSUB={"PUBLIC_ENDPOINTS": ["https://pubsub.example.com/prefix", "http://localhost:8080"]})
-def test_the_first_public_endpoint_is_the_one_that_is_told(run: Run) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+PUBLIC = {"PUBLIC_ENDPOINTS": ["https://pubsub.example.com/prefix", "http://localhost:8080"]}
+
+
+@override_settings(WEBPUBSUB=PUBLIC)
+def test_a_public_installation_puts_no_secret_into_a_log(run: Run) -> None:
     printed = run("bootstrap").out
+    keys = [key.text for key in AccessKey.objects.of_service()]
+    assert not any(key in printed for key in keys)
+    assert "\nEndpoint=https://pubsub.example.com/prefix;AccessKey=********;Version=1.0;\n" in printed
+    assert "manage.py webpubsub key show" in printed
+    assert any(key in run("webpubsub", "key", "show").out for key in keys)
+    admin = User.objects.get(username="admin", is_superuser=True)
+    assert not admin.has_usable_password()
+    assert "none yet; set one: manage.py changepassword admin" in printed
+    assert "import json" not in printed
+
+
+@override_settings(WEBPUBSUB=PUBLIC)
+def test_a_password_that_was_chosen_serves_a_public_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_PASSWORD", "bugs in the relay 1947")
+    assert "as ADMIN_PASSWORD says" in run("bootstrap").out
+    assert authenticate(username="admin", password="bugs in the relay 1947") is not None
+
+
+@override_settings(WEBPUBSUB=PUBLIC)
+def test_the_first_public_endpoint_is_the_one_that_is_told_in_a_terminal() -> None:
+    terminal = Terminal()
+    call_command("bootstrap", stdout=terminal, no_color=True)
+    printed = terminal.getvalue()
+    assert re.search(r"password   (\S+) \(shown this once\)", printed)
     assert "\nEndpoint=https://pubsub.example.com/prefix;AccessKey=" in printed
     assert "  https://pubsub.example.com/prefix/demos/chat/ " in printed
     assert "localhost" not in printed

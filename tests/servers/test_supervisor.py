@@ -288,7 +288,7 @@ async def test_a_supervisor_without_the_service_gives_up_as_a_command_does(super
         for number in (1, 2):
             (await supervised.birth(number)).order("die 7")
         assert await supervised.status() == 1
-        assert "CommandError: No worker could be started. What they said stands above.\n" in supervised.said()
+        assert "Error: No worker could be started. What they said stands above.\n" in supervised.said()
 
 
 # Replacing

@@ -25,10 +25,14 @@ MODERATED_HUB = "moderated"
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """The account made at first set-up. `password` is set only when we made it up; `warning` only when needed."""
+    """The account made at first set-up. `warning` is set only when needed.
+
+    `password` is the one that was made up; None: it was given, or there is none yet and nobody can sign in.
+    """
 
     username: str
     password: str | None = None
+    can_sign_in: bool = True
     created: bool = True
     warning: str = ""
 
@@ -42,22 +46,26 @@ class SetUp:
     administrator: Administrator | None
 
 
-def set_up(username: str, password: str) -> SetUp:
-    """Make what is missing. An empty `password` means: think of one."""
+def set_up(username: str, password: str, *, may_make_up: bool = True) -> SetUp:
+    """Make what is missing.
+
+    Where `password` is empty the administrator gets one that is made up, or none if that `may_make_up` none, because
+    nobody would be told: then `manage.py changepassword` sets the first.
+    """
     try:
-        return _set_up(username, password)
+        return _set_up(username, password, may_make_up)
     except IntegrityError:
         # Another process did the same at the same moment; now it is all there.
-        return _set_up(username, password)
+        return _set_up(username, password, may_make_up)
 
 
 @transaction.atomic
-def _set_up(username: str, password: str) -> SetUp:
+def _set_up(username: str, password: str, may_make_up: bool) -> SetUp:
     first = not AccessKey.objects.of_service().exists()
     primary, _ = AccessKey.objects.ensure_pair()
     if first and not Hub.objects.filter(name=CHAT_HUB).exists():
         _make_demo_hubs()
-    return SetUp(primary.text, first, _administrator(username, password))
+    return SetUp(primary.text, first, _administrator(username, password, may_make_up))
 
 
 def _make_demo_hubs() -> None:
@@ -72,7 +80,7 @@ def _make_demo_hubs() -> None:
     RoleGrant.objects.get_or_create(hub=stream, who=anonymous, role=RoleGrant.Role.JOIN_LEAVE, group_pattern=STREAM_HUB)
 
 
-def _administrator(username: str, password: str) -> Administrator | None:
+def _administrator(username: str, password: str, may_make_up: bool) -> Administrator | None:
     """Make a superuser when there is none. Gives None when there is one."""
     users: Any = get_user_model()
     if users._default_manager.filter(is_superuser=True).exists():
@@ -86,7 +94,8 @@ def _administrator(username: str, password: str) -> Administrator | None:
             warning=f"No superuser was made: there is a user {username} without the right to be one. "
             "Set ADMIN_USERNAME to another name, or run: manage.py createsuperuser",
         )
-    made_up = "" if password else secrets.token_urlsafe(12)
+    made_up = secrets.token_urlsafe(12) if may_make_up and not password else None
+    # Without a password Django stores one that nothing matches.
     users._default_manager.create_superuser(**{field.name: username}, password=password or made_up)
     warning = ""
     if password:
@@ -95,4 +104,4 @@ def _administrator(username: str, password: str) -> Administrator | None:
         except ValidationError as problem:
             complaints = " ".join(problem.messages)
             warning = f"ADMIN_PASSWORD is weak: {complaints} Change it: manage.py changepassword {username}"
-    return Administrator(username, made_up or None, warning=warning)
+    return Administrator(username, made_up, can_sign_in=bool(password or made_up), warning=warning)

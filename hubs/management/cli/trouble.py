@@ -30,7 +30,7 @@ def explained() -> Iterator[None]:
     except ValidationError as problem:
         raise Error(one_line(" ".join(problem.messages))) from None
     except DatabaseError as problem:
-        raise Error(_about_database(problem)) from None
+        raise Error(about_database(problem)) from None
 
 
 def is_behind() -> bool:
@@ -39,11 +39,40 @@ def is_behind() -> bool:
     return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
-def _about_database(problem: DatabaseError) -> str:
+# What SQLite says, and what helps; `{file}` is the database's.
+_SQLITE_ADVICE = {
+    "unable to open database file": "Its directory has to exist, and this account has to be able to write there: check "
+    "DATA_DIR or DATABASE_URL.",
+    "readonly database": "This account has to be able to write to it and to its directory: check DATA_DIR or "
+    "DATABASE_URL, and who owns {file}.",
+    "locked": "Another program has it open and does not let go: end that one, then start again.",
+    "not a database": "Move {file} away to start with an empty one, put a backup in its place, or set DATABASE_URL.",
+    "malformed": "Put a backup in the place of {file}, or move it away to start with an empty one.",
+    "full": "Make room on that disk, or set DATA_DIR to a directory on another.",
+    "disk I/O error": "Check the disk, or set DATA_DIR to a directory on another.",
+}
+
+
+def about_database(problem: DatabaseError) -> str:
+    """Say in a sentence or two what is wrong with the database and what to do; never quotes a password."""
+    if (advice := _advice_for_sqlite(problem)) is not None:
+        return advice
     try:
         behind = is_behind()
     except DatabaseError as unreachable:
-        return f"The database cannot be used: {one_line(unreachable)}. Check DATABASE_URL."
+        # Its first line: what libpq says below that is advice, too.
+        said = str(unreachable).strip().partition("\n")[0].removesuffix(".")
+        return _advice_for_sqlite(unreachable) or (
+            f"The database cannot be used: {said}. Start it if it is down, else check DATABASE_URL."
+        )
     if behind:
         return "The database is not set up for this version. Run: manage.py migrate"
     return f"The database refused: {one_line(problem)}"
+
+
+def _advice_for_sqlite(problem: DatabaseError) -> str | None:
+    if connection.vendor != "sqlite":
+        return None
+    file, said = connection.settings_dict["NAME"], one_line(problem)
+    advice = next((advice for sign, advice in _SQLITE_ADVICE.items() if sign in said), None)
+    return advice and f"The database {file} cannot be used: {said}. {advice.format(file=file)}"

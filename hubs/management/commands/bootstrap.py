@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.management.base import BaseCommand
 
@@ -19,6 +20,9 @@ PAGES = (
     ("/demos/moderated/", "moderated chat"),
     ("/admin/", "hubs, keys, role grants, client URLs"),
 )
+
+# In the place of a key.
+MASK = "********"
 
 SDK_INSTALL = "python3 -m venv sdk && sdk/bin/pip install azure-messaging-webpubsubservice websockets"
 
@@ -43,23 +47,25 @@ class Command(BaseCommand):
     help = (
         "Make an empty installation usable: access keys, the hubs of the demos, an administrator. Run it again at any "
         "time: nothing is lost or doubled. ADMIN_USERNAME and ADMIN_PASSWORD in the environment choose the "
-        "administrator (else: admin, with a password shown once)."
+        "administrator (else: admin, with a password shown once). Where an endpoint is public and the output goes to "
+        "no terminal, the key is masked, and the administrator gets no password until you set one."
     )
     requires_system_checks = ["hubs"]
 
     def handle(self, *args: Any, **options: Any) -> None:
+        endpoint = conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/")
+        tells = self._tells_secrets()
         username = os.environ.get("ADMIN_USERNAME", "").strip() or "admin"
         with explained():
-            done = first_setup.set_up(username, os.environ.get("ADMIN_PASSWORD", ""))
-        endpoint = conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/")
-        connection_string = tokens.connection_string(endpoint, done.primary_key)
-        width = max(len(path) for path, _ in PAGES) + len(endpoint) + 2
+            done = first_setup.set_up(username, os.environ.get("ADMIN_PASSWORD", ""), may_make_up=tells)
         heading = self.style.MIGRATE_HEADING
+        width = max(len(path) for path, _ in PAGES) + len(endpoint) + 2
         lines = [
             "Hubwire is set up." if done.first else "Hubwire was set up before; nothing is lost or doubled.",
             "",
             heading("Connection string (it opens every hub: keep it to yourself)"),
-            connection_string,
+            tokens.connection_string(endpoint, done.primary_key if tells else MASK),
+            *([] if tells else ["  shown by  manage.py webpubsub key show"]),
             "",
             heading("Pages"),
             *(f"  {endpoint + path:<{width}}{what}" for path, what in PAGES),
@@ -67,22 +73,29 @@ class Command(BaseCommand):
         ]
         if done.administrator and done.administrator.created:
             lines += [heading("Administrator"), *_about(done.administrator), ""]
-        lines += [
-            heading("A first message, with the official Python SDK, in a second terminal"),
-            SDK_INSTALL,
-            "",
-            "# Save as first.py, then: sdk/bin/python first.py",
-            SDK_SNIPPET.format(connection_string=connection_string, hub=first_setup.CHAT_HUB),
-        ]
+        if tells:
+            lines += [
+                heading("A first message, with the official Python SDK, in a second terminal"),
+                SDK_INSTALL,
+                "",
+                "# Save as first.py, then: sdk/bin/python first.py",
+                SDK_SNIPPET.format(
+                    connection_string=tokens.connection_string(endpoint, done.primary_key), hub=first_setup.CHAT_HUB
+                ),
+            ]
         self.stdout.write("\n".join(lines))
         if done.administrator and done.administrator.warning:
             self.stderr.write(f"Warning: {done.administrator.warning}")
 
+    def _tells_secrets(self) -> bool:
+        """What goes to a log is kept, and read by others; where only this machine is served, nobody else has a use."""
+        hosts = {urlsplit(endpoint).hostname for endpoint in conf.settings.PUBLIC_ENDPOINTS}
+        return hosts <= conf.LOOPBACK_NAMES or self.stdout.isatty()
+
 
 def _about(admin: first_setup.Administrator) -> list[str]:
+    change = f"manage.py changepassword {admin.username}"
+    if not admin.can_sign_in:
+        return [f"  user name  {admin.username}", f"  password   none yet; set one: {change}"]
     password = f"{admin.password} (shown this once)" if admin.password else "as ADMIN_PASSWORD says"
-    return [
-        f"  user name  {admin.username}",
-        f"  password   {password}",
-        f"  change it  manage.py changepassword {admin.username}",
-    ]
+    return [f"  user name  {admin.username}", f"  password   {password}", f"  change it  {change}"]

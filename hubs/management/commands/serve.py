@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import socket
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
-from django.db import DatabaseError, connections
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandParser, OutputWrapper
+from django.db import connections
 
 from hubs import conf
 from hubs.connections.draining import drain
-from hubs.management.cli.trouble import is_behind
+from hubs.layers.errors import LayerAway
+from hubs.layers.redis import RedisLayer
+from hubs.management.cli.trouble import Error, explained, is_behind, one_line
 from hubs.servers import accepting, listening, output, supervising, uvicorn, workers
 
 # Beyond DRAIN_SECS: what a worker needs for its last events, records and words.
@@ -43,6 +48,11 @@ class Command(BaseCommand):
             default=getattr(settings, "WORKERS", 1),
             help="processes to serve with; more than one need REDIS_URL (default: %(default)s)",
         )
+        parser.add_argument(
+            "--set-up",
+            action="store_true",
+            help="first do what `migrate` and `bootstrap` do: update the database, make what an empty one lacks",
+        )
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         """Check, bind, say so, serve."""
@@ -52,19 +62,29 @@ class Command(BaseCommand):
             return
         count: int = options["workers"]
         if not 0 < port < 65536:
-            raise CommandError(f"PORT={port} is not a port; use 1 to 65535.")
+            raise Error(f"PORT={port} is not a port; use 1 to 65535.")
         if not 1 <= count <= workers.MAX_WORKERS:
-            raise CommandError(f"WORKERS={count} is not possible; use 1 to {workers.MAX_WORKERS}.")
+            raise Error(f"WORKERS={count} is not possible; use 1 to {workers.MAX_WORKERS}.")
         if count > 1 and isinstance(get_channel_layer(), InMemoryChannelLayer):
-            raise CommandError(
+            raise Error(
                 f"WORKERS={count} needs a Redis, by which the workers reach each other's clients. "
                 "Set REDIS_URL=redis://host:6379/0, or WORKERS=1."
             )
-        self._check_database()
         try:
             sockets = listening.bind_each(host, port, count)
         except listening.CannotListen as problem:
-            raise CommandError(str(problem)) from None
+            raise Error(str(problem)) from None
+        with ExitStack() as on_error:
+            on_error.callback(listening.close, [each for place in sockets for each in place])
+            # Before anything is written or said: with the port ours, look for what else is needed.
+            self._check_layer()
+            with explained():
+                if options["set_up"]:
+                    call_command("migrate", verbosity=0)
+                    call_command("bootstrap", stdout=self.stdout, stderr=self.stderr)
+                    self.stdout.write("")
+                self._check_database()
+            on_error.pop_all()
         if count == 1:
             self.stdout.write(self._words(sockets[0]))
             self.stdout.flush()
@@ -97,15 +117,24 @@ class Command(BaseCommand):
         where = ", ".join(sorted({_shown(bound.getsockname()) for bound in sockets}))
         return f"Serving {conf.settings.PUBLIC_ENDPOINTS[0]} on {where}{how}. Ctrl-C stops."
 
+    def _check_layer(self) -> None:
+        """A process that has begun to serve waits for a Redis that went away; at the start the address may be wrong."""
+        layer = get_channel_layer()
+        if not isinstance(layer, RedisLayer):
+            return
+        try:
+            asyncio.run(layer.reach())
+        except LayerAway as problem:
+            said = one_line(problem).removesuffix(".")
+            raise Error(f"Redis cannot be used: {said}. Start it if it is down, else check REDIS_URL.") from None
+
     def _check_database(self) -> None:
         try:
             behind = is_behind()
-        except DatabaseError as problem:
-            raise CommandError(f"The database cannot be used: {problem}. Check DATABASE_URL.") from None
         finally:
             connections.close_all()
         if behind:
-            raise CommandError("The database is not up to date. Run: python manage.py migrate")
+            raise Error("The database is not up to date. Run: python manage.py migrate")
 
 
 def _work(assigned: workers.Assignment) -> None:
