@@ -8,8 +8,8 @@ business of webhooks.py, what became of it is kept here.
     allowed            for 60 seconds
     not allowed        for 1 second, then 2, 4 … 60 while it stays so; events fail at once
 
-Asked is with the name under which the events will come, and the answer holds for that name: the service may
-have several, and stock middlewares say no to those they do not know.
+The question names the host that the events will come from, and the answer holds for that host: the service
+may have several, and stock middlewares refuse those they do not know.
 
 When that time is over the next event asks anew, in the background: it and those that come before the
 answer still go by the old one. So an owner who is busy for a moment delays nobody.

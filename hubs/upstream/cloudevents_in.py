@@ -14,7 +14,6 @@ in its own log, and not only as a client's error far away.
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from hubs import addresses
 from hubs.protocols.frames import JSON, TEXT, Payload
 from hubs.rules.event_routing import CONNECT, DISCONNECTED, SYSTEM_EVENTS
 from hubs.rules.names import canonical_hub
@@ -49,8 +49,6 @@ from hubs.upstream.events import (
 # The service has two keys and sends two; no more are looked at.
 _MAX_SIGNATURES = 8
 
-_PORT = re.compile(r":\d*$")
-
 
 class BadEvent(ValueError):
     """The request is not an event for this address; the text says what to change, for whoever operates it."""
@@ -64,9 +62,15 @@ class BadEvent(ValueError):
 
 
 def host_of(origin: str) -> str:
-    """The host that an origin names, in lower case: senders leave the port out, people write it in."""
-    host = origin.strip().lower().partition("://")[2] or origin.strip().lower()
-    return _PORT.sub("", host.partition("/")[0])
+    """The host that an origin names, in normal form: senders leave scheme and port out, people write them in.
+
+    ``*`` stays as it is; "" for what is no host.
+    """
+    text = origin.strip()
+    if text == "*":
+        return text
+    address = addresses.read(text if "://" in text else f"https://{text}")
+    return "" if address is None else address.host
 
 
 def is_signed(values: Iterable[str], keys: Collection[str], connection_id: str) -> bool:

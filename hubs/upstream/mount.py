@@ -74,8 +74,10 @@ def webhook(
     read = [_read_connection_string(text) for text in strings]
     keys = [key for _, key in read] + _texts("access_keys", access_keys)
     origins = [host_of(origin) for origin in _texts("allowed_origins", allowed_origins) or [name for name, _ in read]]
-    if not all(origins) or not all(keys):
-        raise ValueError("access_keys and allowed_origins cannot have empty texts in them")
+    if not all(keys):
+        raise ValueError("access_keys cannot have empty texts in them")
+    if not all(origins):
+        raise ValueError('a connection string and allowed_origins name hosts, such as "pubsub.example.com"; "*" is all')
     if not origins:
         raise ValueError('say whose events are taken: a connection_string, or allowed_origins=["*"] for everybody\'s')
     mounted = _Mounted(handlers.hub(hub), keys, frozenset(origins), max_body_bytes)

@@ -570,7 +570,9 @@ def test_no_form_guard_and_no_sign_in_stand_before_it(application: HubHandlers) 
         ({"access_keys": ["k"]}, "say whose events are taken"),
         ({"connection_string": ""}, "a connection string reads"),
         ({"connection_string": "Endpoint=https://a.example;AccessKey=;"}, "a connection string reads"),
-        ({"allowed_origins": [""]}, "cannot have empty texts"),
+        ({"allowed_origins": [""]}, "name hosts"),
+        ({"allowed_origins": ["a host"]}, "name hosts"),
+        ({"connection_string": "Endpoint=https://;AccessKey=k"}, "name hosts"),
         ({"allowed_origins": ["*"], "access_keys": [""]}, "cannot have empty texts"),
     ],
 )
