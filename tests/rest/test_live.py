@@ -53,6 +53,15 @@ class Opened:
 
 
 @contextmanager
+def http_connection(service: Service) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection("localhost", service.port, timeout=PATIENCE)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
 def opening(url: str) -> Iterator[Opened]:
     with connect(url, subprotocols=[Subprotocol("json.webpubsub.azure.v1")], open_timeout=PATIENCE) as socket:
         yield Opened(socket)
@@ -102,7 +111,7 @@ def test_the_sdk_grants_checks_and_revokes(sdk: WebPubSubServiceClient, opened: 
         sdk.grant_permission("sendToGroup", "nobody", target_name=group)
     assert missing.value.response is not None
     assert missing.value.response.headers["x-ms-error-code"] == "Info.Connection.NotExisted"
-    with pytest.raises(HttpResponseError, match="targetName"):
+    with pytest.raises(HttpResponseError, match="Invalid group name"):
         sdk.grant_permission("sendToGroup", opened.id)
 
 
@@ -175,6 +184,27 @@ def test_a_negotiated_url_opens_a_socket(service: Service) -> None:
         assert url.startswith(f"ws://{host}/client/hubs/")
         with opening(url) as client:
             assert client.id
+
+
+def test_bodies_of_strangers(service: Service) -> None:
+    """Chunked ones are read, and what is larger than they need is not, whatever page it is for."""
+    with http_connection(service) as connection:
+        connection.request(
+            "POST", "/api/negotiate/chat", iter([b'{"hub"', b': "chat"}']), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        assert (response.status, json.loads(response.read())["url"].partition("?")[0]) == (
+            200,
+            f"ws://localhost:{service.port}/client/hubs/chat",
+        )
+    for path in ("/admin/login/", "/api/negotiate/chat", "/manage/api/hubs/chat", "/nowhere"):
+        with http_connection(service) as connection:
+            connection.request("POST", path, b"x" * 1_000_000, {"Content-Type": "application/x-www-form-urlencoded"})
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (
+                413,
+                b"The body of this request is larger than 16384 bytes.\n",
+            )
 
 
 @pytest.mark.parametrize("path", ["/client/hubs/chat", "/client/?hub=chat", "/client"])

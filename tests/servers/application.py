@@ -100,7 +100,7 @@ async def _report(scope: Event, receive: Receive, send: Send) -> None:
             if scope["query_string"] == b"late":
                 await asyncio.sleep(0.3)
             answer = await _read(scope, receive)
-            print("READ", json.dumps(answer), flush=True)
+            print("READ", scope["path"], json.dumps(answer), flush=True)
             if answer is None:
                 return
         case b"large":
