@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -61,6 +62,45 @@ def _normal_endpoints(value: Any) -> list[str]:
     return list(dict.fromkeys(map(addresses.endpoint, value)))
 
 
+def _origins(value: Any) -> str | None:
+    if not isinstance(value, list | tuple):
+        return 'write a list of origins, such as ["https://app.example.com"]'
+    return next((complaint for complaint in map(_origin_complaint, value) if complaint), None)
+
+
+def _own_origins(value: Any) -> str | None:
+    if isinstance(value, list | tuple) and "*" in value:
+        return (
+            "name the origins. Negotiate answers for whoever is signed in, so with * every page on the web could "
+            "connect as its visitor"
+        )
+    return _origins(value)
+
+
+def _any_origins(value: Any) -> str | None:
+    return None if value in (["*"], ("*",)) else _origins(value)
+
+
+def _origin_complaint(origin: Any) -> str | None:
+    """Browsers compare nothing: an origin counts as they write it."""
+    try:
+        parts = urlsplit(origin)
+        port, host = parts.port, parts.hostname
+    except (ValueError, TypeError, AttributeError):
+        parts, port, host = None, None, None
+    if parts is None or not parts.scheme or not host or port == 0 or "@" in parts.netloc:
+        return f"{origin!r} is not an origin; write scheme://host[:port], such as https://app.example.com"
+    if "*" in host:
+        return f"{origin!r} has a wildcard; name each origin"
+    if parts.path or parts.query or parts.fragment:
+        return f"{origin!r} has more than an origin has; write {parts.scheme}://{parts.netloc}"
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    written = f"{parts.scheme}://{parts.netloc.lower()}"
+    if port is not None and port == default:
+        written = written.removesuffix(f":{port}")
+    return None if written == origin else f"browsers write {origin!r} as {written}; write it so"
+
+
 def _text(value: Any) -> str | None:
     return None if isinstance(value, str) and value else "write a text that is not empty"
 
@@ -93,6 +133,14 @@ OPTIONS: dict[str, Option] = {
     "NEGOTIATE_LIFETIME_MINUTES": Option(60, "How long a negotiated token opens new connections.", _between(1, 1440)),
     "NEGOTIATE_RATE_ANONYMOUS": Option("120/min", "Negotiate calls per client address; None = no limit.", _rate),
     "NEGOTIATE_RATE_USER": Option("600/min", "Negotiate calls per signed-in user; None = no limit.", _rate),
+    "NEGOTIATE_ORIGINS": Option(
+        [],
+        "Origins, beside the service's own, whose pages may negotiate as whoever is signed in to this service.",
+        _own_origins,
+    ),
+    "REST_ORIGINS": Option(
+        [], 'Origins whose pages may call the REST API, with a token; ["*"] = all of them.', _any_origins
+    ),
     "MANAGE_RATE": Option("600/min", "Calls to the management API per staff account; None = no limit.", _rate),
     "SIGN_IN_FAILURES": Option(
         5, "Failed sign-ins to one account from one address in SIGN_IN_COOL_OFF_SECS; more are 429.", _between(1, 1000)

@@ -3,6 +3,7 @@
 import os
 
 from channels.routing import ProtocolTypeRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pubsub_site.settings")
@@ -11,14 +12,24 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pubsub_site.settings")
 django_application = get_asgi_application()
 
 from hubs.lifespan import lifespan_application  # noqa: E402
+from hubs.rest.cors import allow_other_origins  # noqa: E402
 from hubs.rest.intake import BoundedBodies  # noqa: E402
 from hubs.rest.lane import Lane  # noqa: E402
 from hubs.routing import websocket_application  # noqa: E402
+from pubsub_site.prefix import BelowPrefix  # noqa: E402
 
 # In front of Django, for the REST calls that come most often.
 lane = Lane(
     BoundedBodies(django_application),
-    unconcerned=["pubsub_site.static_files.StaticFiles", "pubsub_site.content_policy.AdminContentPolicy"],
+    unconcerned=[
+        "pubsub_site.static_files.StaticFiles",
+        "pubsub_site.content_policy.AdminContentPolicy",
+        "pubsub_site.odd_requests.RefuseOddRequests",
+    ],
 )
 
-application = ProtocolTypeRouter({"http": lane, "websocket": websocket_application, "lifespan": lifespan_application})
+application = ProtocolTypeRouter(
+    {"http": allow_other_origins(lane), "websocket": websocket_application, "lifespan": lifespan_application}
+)
+if settings.PATH_PREFIX:
+    application = BelowPrefix(application, settings.PATH_PREFIX)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from logging import getLevelNamesMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -166,6 +166,15 @@ for _app in EXTRA_APPS:
             "or add the directory it is in to PYTHONPATH."
         )
 
+# Where PUBLIC_ENDPOINT has a path, every address is below it (pubsub_site/prefix.py).
+PATH_PREFIX = ENDPOINTS[0].path.rstrip("/")
+if PATH_PREFIX:
+    # Links that are made outside of requests.
+    FORCE_SCRIPT_NAME = unquote(PATH_PREFIX)
+    # Cookies do not go to what else the host has.
+    SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{PATH_PREFIX}/"
+    MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
+
 INSTALLED_APPS = [
     # Before daphne: our runserver serves the parts of the WebSocket handshake that daphne's own cannot say.
     "hubs",
@@ -189,6 +198,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "pubsub_site.static_files.StaticFiles",
     "pubsub_site.content_policy.AdminContentPolicy",
+    "pubsub_site.odd_requests.RefuseOddRequests",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -336,6 +346,8 @@ WEBPUBSUB = {
     "SIGN_IN_FAILURES_PER_ADDRESS": _number("SIGN_IN_FAILURES_PER_ADDRESS", 30),
     "SIGN_IN_FAILURES_PER_ACCOUNT": _number("SIGN_IN_FAILURES_PER_ACCOUNT", 100),
     "SIGN_IN_COOL_OFF_SECS": _number("SIGN_IN_COOL_OFF_SECS", 300),
+    "NEGOTIATE_ORIGINS": env.list("NEGOTIATE_ORIGINS", default=[]),
+    "REST_ORIGINS": env.list("REST_ORIGINS", default=[]),
     "MANAGE_RATE": env.str("MANAGE_RATE", default="600/min"),
     "REST_RATE": env.str("REST_RATE", default="") or None,
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
@@ -377,7 +389,8 @@ TIME_ZONE = "UTC"
 USE_I18N = True
 USE_TZ = True
 
-STATIC_URL = "static/"
+# Spelled out: Django would add the prefix of whichever request asks first, or none.
+STATIC_URL = f"{PATH_PREFIX}/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Static files straight from the apps: one step fewer between a clone and a running service, and nothing to write.
 WHITENOISE_USE_FINDERS = True
@@ -440,7 +453,7 @@ UNFOLD = {
     "SITE_TITLE": "Hubwire",
     "SITE_HEADER": "Hubwire",
     "SITE_SUBHEADER": "Web PubSub on your own machines",
-    "SITE_URL": "/",
+    "SITE_URL": f"{PATH_PREFIX}/",
     "SITE_SYMBOL": "hub",
     "SHOW_VIEW_ON_SITE": False,
     # The teal of the demo pages, light to dark.

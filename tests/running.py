@@ -53,6 +53,8 @@ _OURS = (
     "DRAIN_SECS",
     "WORKER_SILENCE_SECS",
     "LOG_PER_MINUTE",
+    "NEGOTIATE_ORIGINS",
+    "REST_ORIGINS",
 )
 
 # What decides what is in a data directory once it is set up. Without these, all are alike but for keys and passwords.

@@ -56,8 +56,9 @@ def read(request: Request, shape: type[ShapeType]) -> ShapeType:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as problem:
         raise _explained(str(problem), shape) from None
-    except ValueError:
-        # msgspec's own errors are ValueErrors, and so is Python's for bytes that are not UTF-8.
+    except (ValueError, RecursionError):
+        # msgspec's own errors are ValueErrors, and so is Python's for bytes that are not UTF-8. RecursionError: nested
+        # too deep.
         raise BadRequest("The request body is not a valid JSON.", target="body") from None
 
 

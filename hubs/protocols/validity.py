@@ -58,7 +58,7 @@ def metadata_map(pairs: Collection[tuple[str, Any]]) -> dict[str, str]:
 
 
 def no_data(metadata: Mapping[str, str] | None) -> Payload:
-    """Give what a message without data says: an empty text if there is metadata to carry, else it is none."""
-    if not metadata:
+    """Give what a message without data says: an empty text if it names metadata, be they empty; else it is none."""
+    if metadata is None:
         raise Malformed("data is missing")
     return Payload(TEXT, b"")

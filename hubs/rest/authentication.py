@@ -122,6 +122,13 @@ class ApiTokens(authentication.TokenAuthentication):
             sign_in.count_wrong_token(address)
             raise
 
+    def authenticate_credentials(self, key: str) -> tuple[Any, Any]:
+        """Give the user of a token. Raises AuthenticationFailed."""
+        if not key.isprintable():
+            # PostgreSQL fails on a NUL, and no token has characters that cannot be printed.
+            raise AuthenticationFailed("Invalid token.")
+        return super().authenticate_credentials(key)
+
 
 class ActiveSession(authentication.SessionAuthentication):
     """The browser's session. A session whose account was switched off is refused, not taken for a visitor's."""

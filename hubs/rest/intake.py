@@ -36,7 +36,7 @@ from hubs import conf, hub_settings
 from hubs.rest import table
 from hubs.rest.authentication import ApiTokens, key_holder
 from hubs.rest.bodies import LEFT_UNREAD
-from hubs.rest.paths import raw_path, segments
+from hubs.rest.paths import below_root, raw_path, segments
 
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,7 +60,7 @@ class BoundedBodies:
         length = announced(scope)
         if length == 0:
             await self._application(scope, receive, send)
-        elif scope["path"].lower().removeprefix(scope.get("root_path", "").lower()).startswith(_DATA_PLANE):
+        elif below_root(scope).lower().startswith(_DATA_PLANE):
             await self._data_plane(scope, receive, send, length)
         else:
             await self._other(scope, receive, send, length)

@@ -7,6 +7,7 @@ segments. So the data plane splits the raw path first and then decodes each segm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -30,6 +31,13 @@ def raw_path(request: HttpRequest) -> str:
 def script_name(request: HttpRequest) -> str:
     """The prefix under which this installation is mounted, usually none."""
     return str(request.META.get("SCRIPT_NAME", "")).rstrip("/")
+
+
+def below_root(scope: Mapping[str, Any]) -> str:
+    """The decoded path of an ASGI scope below the prefix under which this installation is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path") or ""
+    return path[len(root) :] if root and path.lower().startswith(root.lower()) else path
 
 
 def segments(path: str) -> tuple[str, ...]:

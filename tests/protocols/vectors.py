@@ -147,6 +147,11 @@ UPSTREAM = [
         SendToGroup("g", Payload(TEXT, b""), metadata={"a": "b"}),
     ),
     UpstreamRow(
+        "empty metadata without data is an empty text",
+        '{"type":"sendToGroup","group":"g","metadata":{}}',
+        SendToGroup("g", Payload(TEXT, b""), metadata={}),
+    ),
+    UpstreamRow(
         "longest metadata key and value",
         f'{{"type":"sendToGroup","group":"g","data":"hi","metadata":{{"{"k" * 256}":"{"v" * 1024}"}}}}',
         SendToGroup("g", _HELLO, metadata={"k" * 256: "v" * 1024}),
@@ -276,7 +281,6 @@ MALFORMED = {
     "data missing": _SEND[:-1] + "}",
     "data null": _SEND + '"data":null}',
     "data null with metadata": _SEND + '"data":null,"metadata":{"a":"b"}}',
-    "data missing with empty metadata": _SEND + '"metadata":{}}',
     "data missing with null metadata": _SEND + '"metadata":null}',
     "text not a string": _SEND + '"dataType":"text","data":{}}',
     "text a number": _SEND + '"dataType":"text","data":1}',

@@ -17,7 +17,11 @@ from hubs.rest.intake import BoundedBodies
 from hubs.rest.lane import Lane
 
 DJANGO, LANE = "django", "lane"
-UNCONCERNED = ["pubsub_site.static_files.StaticFiles", "pubsub_site.content_policy.AdminContentPolicy"]
+UNCONCERNED = [
+    "pubsub_site.static_files.StaticFiles",
+    "pubsub_site.content_policy.AdminContentPolicy",
+    "pubsub_site.odd_requests.RefuseOddRequests",
+]
 
 
 @dataclass(frozen=True)
