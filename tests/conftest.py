@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from hubs.servers.logs import ConsoleHandler
 from tests.running import Redis, Service
 
 if TYPE_CHECKING:
@@ -44,6 +46,14 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()
     # Each of several processes has a folder of its own in one that they share.
     Service.prepared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prepared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    """What is logged in the test's own process is pytest's to show; a thread would write it between the results."""
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, ConsoleHandler)]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
