@@ -92,9 +92,10 @@ def supervise(tmp_path: Path) -> Supervise:
         terminal: int | None = None,
         *,
         lean: bool = False,
+        out: int | None = None,
     ) -> AsyncIterator[Supervised]:
         supervisor = Supervised(tmp_path, workers, stop_secs, silence_secs)
-        await supervisor.start(terminal, lean=lean)
+        await supervisor.start(terminal, lean=lean, out=out)
         try:
             yield supervisor
         finally:

@@ -58,8 +58,11 @@ class Supervised:
         self._births: asyncio.Queue[Child] = asyncio.Queue()
         self._expected: dict[int, Child] = {}
 
-    async def start(self, terminal: int | None = None, *, lean: bool = False) -> None:
-        """Start it, at a terminal if one is given. Lean: it becomes a process without the service, as `serve` does."""
+    async def start(self, terminal: int | None = None, *, lean: bool = False, out: int | None = None) -> None:
+        """Start it, at a terminal if one is given. Lean: it becomes a process without the service, as `serve` does.
+
+        `out`: where its standard output goes, if not to a file.
+        """
 
         def belong_to_terminal() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -68,13 +71,13 @@ class Supervised:
         self._ear = await asyncio.start_unix_server(self._born, ear)
         command = [sys.executable, "-m", "tests.servers.supervising"]
         arguments = [str(self.port), str(self.workers), str(self.stop_secs), str(self.silence_secs), ear]
-        with (self.folder / "out").open("wb") as out, (self.folder / "log").open("wb") as log:
+        with (self.folder / "out").open("wb") as file, (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments],
                 cwd=ROOT,
                 env=os.environ | ({"LEAN": "1"} if lean else {}),
                 stdin=terminal,
-                stdout=out,
+                stdout=file if out is None else out,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=None if terminal is None else belong_to_terminal,

@@ -291,6 +291,25 @@ async def test_a_supervisor_without_the_service_gives_up_as_a_command_does(super
         assert "Error: No worker could be started. What they said stands above.\n" in supervised.said()
 
 
+async def test_a_supervisor_whose_reader_has_gone_goes_on(supervise: Supervise) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    async with supervise(2, lean=True, out=write) as supervised:
+        os.close(write)
+        # When both are ready it says so, to nobody.
+        children = [await supervised.birth(number) for number in (1, 2)]
+        for child in children:
+            child.order("serve")
+            await supervised.says(f"Worker {child.number} is ready")
+        os.kill(children[0].pid, signal.SIGKILL)
+        (await supervised.birth(1)).order("serve")
+        supervised.signal(signal.SIGTERM)
+        assert await children[1].hears() == "draining 1"
+        children[1].order("go")
+        supervised.children[-1].order("go")
+        assert await supervised.status() == -signal.SIGTERM
+
+
 # Replacing
 
 
