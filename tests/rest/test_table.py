@@ -184,10 +184,13 @@ def test_a_fault_of_ours_is_logged_and_told_nobody(keys, monkeypatch, caplog):
 
 
 def test_refusals_are_not_logged_with_their_paths(client, call, caplog):
+    caplog.set_level(logging.INFO)
     call("HEAD", "/api/hubs/chat/connections/somebody")
+    assert not caplog.records
     client.get("/api/hubs/chat/users/somebody")
     client.delete("/api/hubs/chat/connections/somebody")
-    assert not caplog.records
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("A request was refused: DELETE /api/hubs/{hub}/connections/{connection_id}, hub chat, from ")
 
 
 def test_too_many_parameters_are_refused_in_json(call):
