@@ -40,6 +40,7 @@ from hubs import accounts, administration, conf, portal, resources, sign_in
 from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, validate_hub_name
 from hubs.rules import event_routing
 from hubs.rules.names import canonical_hub
+from hubs.upstream import handlers
 
 SCOPES_PER_PAGE = 20
 
@@ -275,8 +276,20 @@ class HubAdmin(ModelAdmin):
         }
         return super().get_queryset(request).annotate(**counts)
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The hub's page, with the event handlers that it has in code."""
+        hub = self.get_object(request, object_id)
+        more = {"in_code": handlers.in_code(hub.name) if hub else []}
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **more})
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        more = {"require_known_hubs": conf.settings.REQUIRE_KNOWN_HUBS}
+        known = set(Hub.objects.filter(name__in=handlers.hubs_in_code()).values_list("name", flat=True))
+        more = {
+            "require_known_hubs": conf.settings.REQUIRE_KNOWN_HUBS,
+            "only_in_code": [name for name in handlers.hubs_in_code() if name not in known],
+        }
         return super().changelist_view(request, {**(extra_context or {}), **more})
 
     @display(
@@ -300,8 +313,10 @@ class HubAdmin(ModelAdmin):
         return _has(request, "view_handlercall")
 
     @display(description="event handlers", ordering="handlers", empty_value="none")
-    def handler_count(self, hub: Any) -> int | None:
-        return hub.handlers or None
+    def handler_count(self, hub: Any) -> str | None:
+        functions = len(handlers.in_code(hub.name))
+        counts = [str(hub.handlers)] if hub.handlers else []
+        return ", ".join([*counts, f"{functions} in code"] if functions else counts) or None
 
     @display(description="own keys", ordering="keys", empty_value="none")
     def key_count(self, hub: Any) -> int | None:

@@ -299,11 +299,26 @@ class SystemData(Shape):
     last_modified_at: Time
 
 
+class HandlerInCode(Shape):
+    """An event handler that is a Python function of the application.
+
+    It can be changed in the code alone. `function` is its module and its name there.
+    """
+
+    function: str
+    system_events: list[HandlerEvent]
+    user_event_pattern: str
+
+
 class Hub(Shape):
-    """A hub that has settings of its own. Hub names are the same in any letter case; this is the lower one."""
+    """A hub that has settings of its own. Hub names are the same in any letter case; this is the lower one.
+
+    `handlersInCode` (not in Azure) is read only: functions that come before `eventHandlers` for the events they take.
+    """
 
     name: HubName
     properties: HubProperties
+    handlers_in_code: list[HandlerInCode]
     system_data: SystemData
 
 
@@ -337,8 +352,8 @@ class HubChanges(Shape):
     properties: HubPropertyChanges
 
 
-def hub(row: models.Hub) -> Hub:
-    """A hub's row as a resource."""
+def hub(row: models.Hub, in_code: Iterable[event_routing.HandlerFunction]) -> Hub:
+    """A hub's row as a resource, with the event handlers that it has in code."""
     policies: dict[str, Any] = {name: _policy(getattr(row, field)) for name, field in POLICIES.items()}
     return Hub(
         name=row.name,
@@ -347,8 +362,14 @@ def hub(row: models.Hub) -> Hub:
             event_listeners=[event_listener(listener) for listener in row.event_listeners.all()],
             **policies,
         ),
+        handlers_in_code=[_handler_in_code(function) for function in in_code],
         system_data=SystemData(created_at=_time(row.created_at), last_modified_at=_time(row.updated_at)),
     )
+
+
+def _handler_in_code(function: event_routing.HandlerFunction) -> HandlerInCode:
+    words: Mapping[str, Any] = {"system_events": list(function.system_events)}
+    return HandlerInCode(function=function.function, user_event_pattern=function.user_event_pattern, **words)
 
 
 def hub_fields(properties: NewHubProperties | HubPropertyChanges) -> dict[str, Any]:

@@ -357,6 +357,25 @@ def test_hubs_are_listed_with_their_counts(root: Client) -> None:
         assert "serves only the hubs listed here" in root.get(HUBS).content.decode()
 
 
+def test_handlers_in_code_are_shown(root: Client) -> None:
+    """The moderator of the demos is a function in code, with settings of its hub and without."""
+    assert re.search(
+        r"with event handlers in code:.*<code>moderated</code>", root.get(HUBS).content.decode(), re.DOTALL
+    )
+    hub = Hub.objects.create(name="moderated")
+    other = Hub.objects.create(name="chat")
+    page = root.get(HUBS).content.decode()
+    assert "2 in code" in page
+    assert "with event handlers in code" not in page
+    page = root.get(f"{HUBS}{hub.pk}/change/").content.decode()
+    rows = re.findall(r'<th scope="row"><code>(.*?)</code></th>\s*<td>(.*?)</td>\s*<td>(.*?)</td>', page)
+    assert rows == [
+        ("hubs.demos.moderation.come_in", "connect", "none"),
+        ("hubs.demos.moderation.say", "none", "<code>say</code>"),
+    ]
+    assert "Functions in code" not in root.get(f"{HUBS}{other.pk}/change/").content.decode()
+
+
 def test_a_hub_with_role_grants(root: Client) -> None:
     grants = inline_grants(
         {"who": "authenticated", "role": "joinLeaveGroup", "group_pattern": "room.*"},

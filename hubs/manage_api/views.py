@@ -32,6 +32,7 @@ from hubs.rest.exceptions import BadRequest, NotExisted, Problem
 from hubs.rest.parameters import Parameters
 from hubs.rest.rendering import JSONForEverybody, NoContent, Utf8JSON
 from hubs.rules import names
+from hubs.upstream import handlers
 
 _PATH = ("manage", "api")
 
@@ -117,6 +118,10 @@ def _no_hub(hub_name: str) -> NotExisted:
     )
 
 
+def _resource(hub: Hub) -> resources.Hub:
+    return resources.hub(hub, handlers.in_code(hub.name))
+
+
 class Hubs(Management):
     """The settings of hubs. A hub without settings works too, with the defaults."""
 
@@ -125,13 +130,13 @@ class Hubs(Management):
         page = paging.read(self.parameters, *_PATH, "hubs")
         rows = Hub.objects.order_by("name").prefetch_related("event_handlers", "event_listeners")
         found = list((rows if page.after is None else rows.filter(name__gt=page.after))[: page.limit])
-        value = [resources.hub(row) for row in page.shown(found)]
+        value = [_resource(row) for row in page.shown(found)]
         next_link = self.next_link(page, found, value[-1].name if value else "")
         return self.done(resources.HubPage(value=value, next_link=next_link))
 
     def show(self, request: Request, hub_name: str) -> Response:
         """One hub."""
-        return self.done(resources.hub(_existing(hub_name)))
+        return self.done(_resource(_existing(hub_name)))
 
     def create_or_replace(self, request: Request, hub_name: str) -> Response:
         """Create a hub, or set everything about one: what the body leaves out gets its default."""
@@ -141,19 +146,19 @@ class Hubs(Management):
         if present is None:
             try:
                 hub = administration.create_hub(hub_name, fields, by=request.user)
-                return self.done(resources.hub(hub), status=HTTPStatus.CREATED)
+                return self.done(_resource(hub), status=HTTPStatus.CREATED)
             except administration.AlreadyThere:
                 # Somebody else created it a moment ago, so this is a change now.
                 require_any(request.user, "change_hub")
             except ValidationError as problem:
                 raise _refused(problem) from None
-        return self.done(resources.hub(_change(request, hub_name, fields)))
+        return self.done(_resource(_change(request, hub_name, fields)))
 
     def change(self, request: Request, hub_name: str) -> Response:
         """Change what the body names and leave the rest."""
         _existing(hub_name)
         fields = resources.hub_fields(bodies.read(request, resources.HubChanges).properties)
-        return self.done(resources.hub(_change(request, hub_name, fields)))
+        return self.done(_resource(_change(request, hub_name, fields)))
 
     def remove(self, request: Request, hub_name: str) -> Response:
         """Delete a hub's settings, keys and role grants. What is not there is deleted already."""

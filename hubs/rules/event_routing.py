@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urlsplit
 
@@ -233,3 +234,18 @@ def password_problem(password: str) -> str:
     if not 0 < len(password) <= MAX_TOKEN_CHARACTERS or not password.isprintable():
         return f"A password has 1 to {MAX_TOKEN_CHARACTERS} printable characters."
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerFunction:
+    """An event handler in code: its name with its module, and what it takes in the words of event handler rows."""
+
+    function: str
+    system_events: tuple[str, ...]
+    # Names and patterns between commas; "" for no user events.
+    user_event_pattern: str
+
+    def __str__(self) -> str:
+        """A line to read: the function and its events."""
+        user_events = [f"user events {self.user_event_pattern}"] if self.user_event_pattern else []
+        return f"{self.function}; {', '.join([*self.system_events, *user_events])}"

@@ -24,6 +24,7 @@ from hubs import conf
 from hubs.rules.event_routing import DISCONNECTED
 from hubs.upstream.events import ConnectAnswer, Event, Rejected, Reply
 from hubs.upstream.gate import Gates, HandlerProblem, Progress, TooManyCalls
+from hubs.upstream.handlers import label_of
 from hubs.upstream.session import Session
 
 logger = logging.getLogger(__name__)
@@ -90,8 +91,7 @@ class FunctionHandler:
     @property
     def label(self) -> str:
         """What it is called in logs and records."""
-        function = inspect.unwrap(getattr(self.function, "func", self.function))
-        return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+        return label_of(self.function)
 
     async def connect(self, event: Event, session: Session, progress: Progress) -> ConnectAnswer:
         """Ask about a new connection. Raises Rejected or HandlerProblem."""

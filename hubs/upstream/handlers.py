@@ -14,15 +14,22 @@ Put them where Django imports them at start, such as an app's `AppConfig.ready`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from hubs.rules.event_routing import CONNECT, CONNECTED, DISCONNECTED
+from hubs.rules.event_routing import CONNECT, CONNECTED, DISCONNECTED, HandlerFunction
 from hubs.rules.names import canonical_hub, is_hub_name
 from hubs.rules.roles import Pattern, compile_pattern
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def label_of(function: Callable[..., Any]) -> str:
+    """What a function is called in logs, in records and before staff: its module and its name there."""
+    function = inspect.unwrap(getattr(function, "func", function))
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 @dataclass
@@ -72,6 +79,19 @@ class HubHandlers:
         name = name.lower()
         return next((function for pattern, function in self.user if pattern.matches(name)), None)
 
+    def in_code(self) -> list[HandlerFunction]:
+        """The functions and what each takes: those of system events first, then in the order of user events."""
+        takes: dict[str, tuple[list[str], list[str]]] = {}
+        for event in (CONNECT, CONNECTED, DISCONNECTED):
+            if event in self.system:
+                takes.setdefault(label_of(self.system[event]), ([], []))[0].append(event)
+        for pattern, function in self.user:
+            text = "*" if pattern.text == "**" else pattern.text
+            takes.setdefault(label_of(function), ([], []))[1].append(text)
+        return [
+            HandlerFunction(function, tuple(events), ", ".join(names)) for function, (events, names) in takes.items()
+        ]
+
 
 _HUBS: dict[str, HubHandlers] = {}
 
@@ -86,3 +106,14 @@ def hub(name: str) -> HubHandlers:
 def handlers_of(name: str) -> HubHandlers | None:
     """The handlers of a hub, or None when nobody wrote any."""
     return _HUBS.get(name)
+
+
+def in_code(name: str) -> list[HandlerFunction]:
+    """The event handler functions of a hub that this process has loaded."""
+    own = handlers_of(name)
+    return [] if own is None else own.in_code()
+
+
+def hubs_in_code() -> list[str]:
+    """The hubs that have such functions, by name."""
+    return sorted(name for name, own in _HUBS.items() if own.system or own.user)

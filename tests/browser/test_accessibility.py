@@ -129,6 +129,12 @@ def test_the_admin_is_for_everybody(browser: Browser, service: Service) -> None:
         assert answer is not None
         assert answer.status == 200, path
         found += looked_at(page)
+    page.goto("/admin/hubs/hub/?q=moderated")
+    page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+    page.get_by_role("link", name="moderated", exact=True).first.click()
+    page.get_by_role("link", name="Event handlers", exact=True).click()
+    expect(page.get_by_text("hubs.demos.moderation.come_in")).to_be_visible()
+    found += looked_at(page)
     # A field that a script adds later has a name, too.
     page.goto("/admin/hubs/hub/1/change/")
     page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]

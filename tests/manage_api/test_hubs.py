@@ -37,6 +37,7 @@ def test_a_hub_has_azures_shape(root: Caller) -> None:
             "eventHandlers": [],
             "eventListeners": [],
         },
+        "handlersInCode": [],
     }
     row = Hub.objects.get()
     assert shown["systemData"] == {
@@ -240,3 +241,19 @@ def test_a_change_is_what_clients_meet(root: Caller, django_capture_on_commit_ca
     with django_capture_on_commit_callbacks(execute=True):
         root("DELETE", "/hubs/chat")
     assert not hub_settings.current().hub("chat").known
+
+
+def test_handlers_in_code_are_shown_and_cannot_be_set(root: Caller) -> None:
+    """The moderator of the demos is a function in code."""
+    created = root("PUT", "/hubs/moderated", properties())
+    shown = [
+        {"function": "hubs.demos.moderation.come_in", "systemEvents": ["connect"], "userEventPattern": ""},
+        {"function": "hubs.demos.moderation.say", "systemEvents": [], "userEventPattern": "say"},
+    ]
+    assert created.json()["handlersInCode"] == shown
+    assert root("GET", "/hubs/moderated").json()["handlersInCode"] == shown
+    assert [hub["handlersInCode"] for hub in root("GET", "/hubs").json()["value"]] == [shown]
+    refused = root("PATCH", "/hubs/moderated", {**properties(), "handlersInCode": []})
+    assert refused.status_code == 400
+    # What was read of the properties can be written back.
+    assert root("PUT", "/hubs/moderated", {"properties": created.json()["properties"]}).status_code == 200

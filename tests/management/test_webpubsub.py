@@ -139,6 +139,7 @@ def test_hub_json_has_azures_shape(webpubsub: Run) -> None:
             "eventHandlers": [],
             "eventListeners": [],
         },
+        "handlersInCode": [],
     }
     assert set(times) == {"createdAt", "lastModifiedAt"}
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", time) for time in times.values())
@@ -178,7 +179,7 @@ def test_hub_list_is_a_table(webpubsub: Run) -> None:
     assert heading.split("   ")[0] == "Name"
     assert set(rule) == {"─"}
     assert first.split()[0] == "a" * 100, "in a pipe nothing is cut or wrapped"
-    assert second.split()[:6] == ["chat", "no", "yes", "0", "2", "1"]
+    assert second.split()[:6] == ["chat", "no", "yes", "0", "0", "2"]
     assert [hub["name"] for hub in webpubsub("hub", "list", "-o", "json").json] == ["a" * 100, "chat"]
 
 
@@ -280,6 +281,23 @@ def test_queries_pick_from_the_json(webpubsub: Run, query: str, form: str, expec
     Hub.objects.create(name="chat")
     Hub.objects.create(name="news", anonymous_user_ids=True)
     assert webpubsub("hub", "list", "--query", query, "-o", form).out == expected
+
+
+def test_handlers_in_code_are_shown(webpubsub: Run) -> None:
+    """The moderator of the demos is a function in code, with settings of its hub and without."""
+    nothing = webpubsub("hub", "list")
+    assert "Hub moderated has no settings, and event handlers in code: hubs.demos.moderation.come_in, " in nothing.err
+    functions = "hubs.demos.moderation.come_in, hubs.demos.moderation.say"
+    with pytest.raises(CommandError, match=re.escape(f"It has event handlers in code: {functions}.")):
+        webpubsub("hub", "show", "moderated")
+    Hub.objects.create(name="moderated")
+    Hub.objects.create(name="chat")
+    shown = webpubsub("hub", "show", "moderated").out
+    assert re.search(r"Handler in code 1 +hubs\.demos\.moderation\.come_in; connect\n", shown)
+    assert re.search(r"Handler in code 2 +hubs\.demos\.moderation\.say; user events say\n", shown)
+    assert "in code" not in webpubsub("hub", "show", "chat").out
+    listed = webpubsub("hub", "list", "--query", "[].[name, length(handlersInCode)]", "-o", "tsv")
+    assert (listed.out, listed.err) == ("chat\t0\nmoderated\t2\n", "")
 
 
 # Client URLs

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hubs.rules.event_routing import HandlerFunction
 from hubs.upstream import handlers, hub
 from hubs.upstream.handlers import HubHandlers, handlers_of
 
@@ -81,3 +82,26 @@ def test_what_is_no_event_name(application: HubHandlers, names: list[str]) -> No
     with pytest.raises(ValueError, match="not event names; write"):
         application.on_event(*names)
     assert application.for_event("ok") is None
+
+
+def _another(*arguments: Any) -> None:
+    """Another handler."""
+
+
+def test_staff_sees_each_function_with_its_events(application: HubHandlers) -> None:
+    assert application.hub not in handlers.hubs_in_code()
+    application.on_event("room.*", "Say")(_another)
+    application.on_disconnected(_function)
+    application.on_connect(_function)
+    application.on_event("*")(_function)
+    home = __name__
+    assert handlers.in_code(application.hub) == [
+        HandlerFunction(f"{home}._function", ("connect", "disconnected"), "*"),
+        HandlerFunction(f"{home}._another", (), "room.*, say"),
+    ]
+    assert [str(function) for function in handlers.in_code(application.hub)] == [
+        f"{home}._function; connect, disconnected, user events *",
+        f"{home}._another; user events room.*, say",
+    ]
+    assert application.hub in handlers.hubs_in_code()
+    assert handlers.in_code("hub_without_handlers") == []

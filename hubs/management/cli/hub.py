@@ -3,6 +3,7 @@
 A hub works without being created; creating it, or changing it, is how its settings get a place. The JSON
 has the names of Azure's hub resource; `anonymousUserIdPolicy`, `enabled` and the endpoints of listeners
 are ours. Event handlers are typed as for Azure's tool, as pairs; those of listeners are in the same way.
+Handlers in code are those of the apps that the command loads: the service's, if EXTRA_APPS is the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hubs.management.cli import grammar, pairs
 from hubs.management.cli.output import Output, Record, Rows, yes_or_no
 from hubs.management.cli.trouble import Error
 from hubs.models import Hub
+from hubs.upstream import handlers
 
 # Option → field of the model: what `create` sets and `update` changes.
 _FLAGS = {
@@ -66,7 +68,12 @@ def add_to(tree: Any) -> None:
     )
     _add_settings(parser)
 
-    parser = branch.command("show", show, "Show a hub's settings", examples=["--hub-name chat", "chat --output json"])
+    parser = branch.command(
+        "show",
+        show,
+        "Show a hub's settings, and its event handlers in code",
+        examples=["--hub-name chat", "chat --output json"],
+    )
     _add_hub(parser)
 
     parser = branch.command("list", list_hubs, "List the hubs that have settings", examples=["", "--output json"])
@@ -116,7 +123,9 @@ def existing(name: str) -> Hub:
         return hub
     near = difflib.get_close_matches(name, Hub.objects.values_list("name", flat=True), n=1)
     hint = f"Did you mean {near[0]}?" if near else f"To create it: manage.py webpubsub hub create --hub-name {name}"
-    raise Error(f"There are no settings for a hub {name}. {hint}")
+    functions = _functions(name)
+    has = f" It has event handlers in code: {functions}." if functions else ""
+    raise Error(f"There are no settings for a hub {name}.{has} {hint}")
 
 
 def create(options: argparse.Namespace, out: Output) -> None:
@@ -172,6 +181,7 @@ def list_hubs(options: argparse.Namespace, out: Output) -> None:
         "Anonymous connections",
         "Visitors choose user ids",
         "Event handlers",
+        "Handlers in code",
         "Own keys",
         "Role grants",
         "Created",
@@ -182,6 +192,7 @@ def list_hubs(options: argparse.Namespace, out: Output) -> None:
             yes_or_no(hub.anonymous_connect),
             yes_or_no(hub.anonymous_user_ids),
             str(len(hub.event_handlers.all())),
+            str(len(handlers.in_code(hub.name))),
             str(hub.key_count),
             str(hub.grant_count),
             f"{hub.created_at:%Y-%m-%d %H:%M}",
@@ -189,7 +200,15 @@ def list_hubs(options: argparse.Namespace, out: Output) -> None:
         for hub in hubs
     ]
     nothing = "No hub has settings. Hubs work without; to give one settings: manage.py webpubsub hub create"
+    known = {hub.name for hub in hubs}
+    for name in handlers.hubs_in_code():
+        if name not in known:
+            out.note(f"Hub {name} has no settings, and event handlers in code: {_functions(name)}")
     out.result([_as_json(hub) for hub in hubs], Rows(columns, rows, nothing))
+
+
+def _functions(name: str) -> str:
+    return ", ".join(handler.function for handler in handlers.in_code(name))
 
 
 def delete(options: argparse.Namespace, out: Output) -> None:
@@ -229,12 +248,15 @@ def _counted() -> QuerySet[Any]:
 
 
 def _as_json(hub: Any) -> dict[str, Any]:
-    data: dict[str, Any] = msgspec.to_builtins(resources.hub(hub))
+    data: dict[str, Any] = msgspec.to_builtins(resources.hub(hub, handlers.in_code(hub.name)))
     return data
 
 
 def _print(hub: Any, out: Output) -> None:
-    handlers = [
+    functions = [
+        (f"Handler in code {number}", str(function)) for number, function in enumerate(handlers.in_code(hub.name), 1)
+    ]
+    webhooks = [
         (f"Event handler {number}", handler.get_inline_title())
         for number, handler in enumerate(hub.event_handlers.all(), 1)
     ]
@@ -246,7 +268,8 @@ def _print(hub: Any, out: Output) -> None:
         ("Name", hub.name),
         ("Anonymous connections", yes_or_no(hub.anonymous_connect)),
         ("Visitors choose user ids", yes_or_no(hub.anonymous_user_ids)),
-        *handlers,
+        *functions,
+        *webhooks,
         *listeners,
         ("Own keys", str(hub.key_count)),
         ("Role grants", str(hub.grant_count)),
