@@ -83,12 +83,13 @@ cuts: $(VENV)/.installed-test ## Cut the connections of 200 reliable clients for
 
 # Autobahn's fuzzing client runs on Python 2.7 alone, and so does what it needs; virtualenv 20.15 is the last that makes
 # environments for that.
-PYTHON27 ?= $(shell command -v python2.7 || ls -d $$HOME/.pyenv/versions/2.7.*/bin/python2.7 2>/dev/null | tail -1)
+PYTHON27 ?= $(shell for python in python2.7 $$HOME/.pyenv/versions/2.7.*/bin/python2.7; do \
+	$$python -m pip --version >/dev/null 2>&1 && { command -v $$python; break; }; done)
 AUTOBAHN := tests/autobahn/.venv
 
 $(AUTOBAHN)/.installed: tests/autobahn/requirements.txt
-	@test -n "$(PYTHON27)" || { echo "Autobahn's fuzzing client needs Python 2.7 with pip, and there is none on the PATH nor in ~/.pyenv. Install it (pyenv install 2.7.18), or name yours: make autobahn PYTHON27=/path/to/python2.7" >&2; exit 1; }
-	@"$(PYTHON27)" -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON27) has no pip: $(PYTHON27) -m ensurepip" >&2; exit 1; }
+	@test -n "$(PYTHON27)" || { echo "Autobahn's fuzzing client needs Python 2.7 with pip, and there is none on the PATH or among those of pyenv. Install it (pyenv install 2.7.18), or name yours: make autobahn PYTHON27=/path/to/python2.7" >&2; exit 1; }
+	@"$(PYTHON27)" -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON27) does not run, or has no pip. It can be had by: $(PYTHON27) -m ensurepip" >&2; exit 1; }
 	@echo "Installing Autobahn's fuzzing client (once) …"
 	@rm -rf $(AUTOBAHN) && mkdir -p $(AUTOBAHN)/tool
 	@"$(PYTHON27)" -m pip install --quiet --disable-pip-version-check --target $(AUTOBAHN)/tool virtualenv==20.15.1
