@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,9 +53,12 @@ def main() -> int:
     parser.add_argument("--cases", default=",".join(CASES), help="patterns, by commas (default: %(default)s)")
     parser.add_argument("--reports", type=Path, help="a directory for Autobahn's reports (default: they are not kept)")
     options = parser.parse_args()
+    wstest = shutil.which(options.wstest)
+    if wstest is None:
+        parser.error(f"{options.wstest} is no program; `make autobahn` installs it")
     with tempfile.TemporaryDirectory(prefix="autobahn-") as directory:
         reports = (options.reports or Path(directory) / "reports").resolve()
-        results = _run(options.wstest, options.server, options.cases.split(","), Path(directory), reports)
+        results = _run(str(Path(wstest).absolute()), options.server, options.cases.split(","), Path(directory), reports)
     print(table(results))
     unwanted = faults(results)
     for line in unwanted:
