@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hubs.servers.logs import ConsoleHandler
+from tests.pythons import found
 from tests.running import Redis, Service
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 
 # Rooms whose modules take longest, as they start programs and wait for them.
-LONG = {"bench", "browser", "cuts", "management", "servers", "service", "tutorials"}
+LONG = {"bench", "browser", "cuts", "management", "pythons", "servers", "service", "tutorials"}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As shells start what runs in the background; our servers would not hear of it either, and daphne is stopped by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    """Say on which Pythons the service is tried, and which are not there to try it on."""
+    return found.report()
 
 
 @pytest.hookimpl(trylast=True)
