@@ -85,6 +85,13 @@ def test_a_public_installation_puts_no_secret_into_a_log(run: Run) -> None:
     assert "import json" not in printed
 
 
+@override_settings(HOST="0.0.0.0")
+def test_nor_does_one_that_listens_on_every_address(run: Run) -> None:
+    printed = run("bootstrap").out
+    assert "\nEndpoint=http://localhost:8080;AccessKey=********;Version=1.0;\n" in printed
+    assert "none yet; set one: manage.py changepassword admin" in printed
+
+
 @override_settings(WEBPUBSUB=PUBLIC)
 def test_a_password_that_was_chosen_serves_a_public_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADMIN_PASSWORD", "bugs in the relay 1947")

@@ -6,6 +6,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from hubs import conf
@@ -47,8 +48,9 @@ class Command(BaseCommand):
     help = (
         "Make an empty installation usable: access keys, the hubs of the demos, an administrator. Run it again at any "
         "time: nothing is lost or doubled. ADMIN_USERNAME and ADMIN_PASSWORD in the environment choose the "
-        "administrator (else: admin, with a password shown once). Where an endpoint is public and the output goes to "
-        "no terminal, the key is masked, and the administrator gets no password until you set one."
+        "administrator (else: admin, with a password shown once). Where others can reach the service (an "
+        "endpoint or HOST is not loopback) and the output goes to no terminal, the key is masked, and the "
+        "administrator gets no password until you set one."
     )
     requires_system_checks = ["hubs"]
 
@@ -88,8 +90,10 @@ class Command(BaseCommand):
             self.stderr.write(f"Warning: {done.administrator.warning}")
 
     def _tells_secrets(self) -> bool:
-        """What goes to a log is kept, and read by others; where only this machine is served, nobody else has a use."""
+        """Logs are kept and read by others, to whom a secret is of no use if only this machine reaches the service."""
         hosts = {urlsplit(endpoint).hostname for endpoint in conf.settings.PUBLIC_ENDPOINTS}
+        # A project with settings of its own may have no HOST.
+        hosts.add(getattr(settings, "HOST", "localhost"))
         return hosts <= conf.LOOPBACK_NAMES or self.stdout.isatty()
 
 
