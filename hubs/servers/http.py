@@ -47,7 +47,7 @@ MAX_TARGET_BYTES = (1 << 16) - 2
 MAX_HEAD_BYTES = 256 * 1024
 MAX_HEADERS = 200
 # What chunked encoding may add to a body, trailers and extensions included: so much, and so many bytes per byte of
-# the body. A chunk of one byte takes six.
+# the body; and so much in one piece. A chunk of one byte takes six.
 MAX_CHUNK_BYTES = 16 * 1024
 MAX_CHUNK_FACTOR = 16
 
@@ -110,10 +110,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._head = bytearray()
         self._why: Refused | None = None
         # A body of which there is not everything yet: how many bytes are to come, None where it is chunked; how many
-        # came, without the encoding and with it; the last bytes, if it is chunked.
+        # came, without the encoding and with it, and how many with it since the body's last; the last bytes, if it
+        # is chunked.
         self._in_body = False
         self._left: int | None = 0
-        self._received = self._raw = 0
+        self._received = self._raw = self._raw_since = 0
         self._tail = b""
         # Whether the connection goes on after this request, provided that all of its body has been read.
         self._goes_on = True
@@ -235,10 +236,13 @@ class HttpProtocol(HttpToolsProtocol):
         """Read a body from `at` on, and nothing that comes behind it; gives how far it was read."""
         left = self._left
         end = self._end_of_chunks(data, at) if left is None else min(len(data), at + left)
+        self._raw_since += end - at
         self.parser.feed_data(data if end - at == len(data) else memoryview(data)[at:end])
         if left is None:
             self._raw += end - at
-            if self._raw > MAX_CHUNK_BYTES + MAX_CHUNK_FACTOR * self._received:
+            most = MAX_CHUNK_BYTES + MAX_CHUNK_FACTOR * self._received
+            # The parser keeps trailers, and puts one that comes in pieces together anew with each.
+            if self._raw > most or self._raw_since > MAX_CHUNK_BYTES:
                 raise Refused(HTTPStatus.BAD_REQUEST, "The chunks of this request have too much around them.")
         else:
             self._left = left - (end - at)
@@ -270,7 +274,7 @@ class HttpProtocol(HttpToolsProtocol):
         # What comes behind a chunked body is nobody's business; the application has the other list.
         self.headers = []
         self._in_body, self._left = True, length
-        self._received = self._raw = 0
+        self._received = self._raw = self._raw_since = 0
         self._tail = b""
         self._began = self.loop.time()
         cycle = self.cycle
@@ -283,6 +287,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body."""
         self._received += len(body)
+        self._raw_since = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -324,6 +329,9 @@ class HttpProtocol(HttpToolsProtocol):
             raise self._because(HTTPStatus.NOT_IMPLEMENTED, "The only Transfer-Encoding that is supported is chunked.")
         if upgrades and version != "1.1":
             raise self._because(HTTPStatus.BAD_REQUEST, "A WebSocket handshake needs HTTP/1.1.")
+        if upgrades and not self._should_upgrade():
+            # For the parser nothing that follows CONNECT is HTTP, whatever its target is.
+            raise self._because(HTTPStatus.BAD_REQUEST, "This service is no proxy: there is no CONNECT.")
         if upgrades and (length or codings):
             raise self._because(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body.")
         if len(self.url) > (MAX_REQUEST_LINE if upgrades else MAX_TARGET_BYTES):
@@ -476,6 +484,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._answers.write(head)
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
+            # The application may not have asked for the body yet, and then would still have one sent.
+            cycle.waiting_for_100_continue = False
             cycle.message_event.set()
         self._part(REFUSED_SECS, MAX_REFUSED_BYTES)
 

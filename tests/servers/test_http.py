@@ -188,6 +188,8 @@ REFUSED = {
     "no path": (400, READ.replace(b"/some/path?read", b"some/path") + b"\r\n"),
     "credentials in the target": (400, READ.replace(b"/some", b"http://a:b@localhost/some") + b"\r\n"),
     "a tunnel": (400, b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "a tunnel to a path": (400, READ.replace(b"GET", b"CONNECT") + b"\r\n"),
+    "a tunnel with an offer": (400, READ.replace(b"GET", b"CONNECT") + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"),
     "another version": (505, READ.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n"),
     "length and chunks": (400, POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     "chunks and length": (400, POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"),
@@ -203,6 +205,8 @@ REFUSED = {
     "chunks in HTTP/1.0": (400, CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + b"0\r\n\r\n"),
     "endless extensions": (400, CHUNKED + b"1;" + b"x" * 70_000),
     "endless trailers": (400, CHUNKED + b"1\r\nx\r\n0\r\n" + headers(10_000)),
+    "endless trailers of a long body": (400, CHUNKED + b"8000\r\n%s\r\n0\r\n" % (b"x" * 0x8000) + headers(99_999)),
+    "a body before it was asked for": (400, CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\nx\r\n"),
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "no HTTP": (400, b"hello\r\n\r\n"),
 }
