@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from hubs.rules.filters import InvalidFilter, compile_filter
+from hubs.rules.filters import InvalidFilter, compile_filter, parser
 from hubs.rules.filters.mistake import MAX_QUOTED_CHARACTERS
 from hubs.rules.filters.parser import MAX_CALLS, MAX_CHARACTERS, MAX_CLAUSES, MAX_NESTING, MAX_TOKENS
 
@@ -297,6 +301,34 @@ def test_a_long_filter_is_quoted_in_part() -> None:
 
 def test_a_long_word_is_quoted_in_part() -> None:
     assert len(_refused("x" * 10_000).message) < 2 * MAX_QUOTED_CHARACTERS + 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"userId in ({', '.join(['usrid'] * 1000)})",
+        f"{'zq(' * 99}usrid{')' * 99}",
+        f"{'concat(' * 99}usrid{')' * 99}",
+        " or ".join(["lenght(userId)"] * MAX_CLAUSES),
+    ],
+)
+def test_words_are_found_for_one_mistake(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Many mistakes take no longer to answer than one: a process reads filters on its event loop."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted("guesses", difflib.get_close_matches))
+    monkeypatch.setattr(parser, "tokens", counted("passes", parser.tokens))
+    _refused(text)
+    assert calls["guesses"] <= 1
+    # To read it, and to write a call.
+    assert calls["passes"] <= 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ bounds for all who come after. Letter case counts only inside quotes.
 
 Text that is no expression ends the reading at once. A part that means nothing or has the wrong type does not: it
 is noted, null stands in for it, and the reading goes on, because a syntax error later on is what Azure would report
-(hubs/rules/filters/mistake.py). Only the first such part is kept.
+(hubs/rules/filters/mistake.py). Only the first such part is kept, and words are found for no other: to guess what is
+meant, or to write a call as Azure does, takes longer than all the reading.
 
 A comparison is not a value: `1 eq 1 eq true` needs parentheses. `not` reaches over the comparison that follows
 it, as the grammar says. Where Azure reads `not a eq b` as `(not a) eq b`, a must be true or false,
@@ -185,7 +186,7 @@ class _Parser:
             return self._integer(token)
         if kind == NUMBER:
             self._advance()
-            return self._note(unsupported(token.text, start, _WRITE_INTEGER), start, end)
+            return self._note(lambda: unsupported(token.text, start, _WRITE_INTEGER), start, end)
         if kind == OPEN:
             self._enter()
             node = self._condition()
@@ -215,26 +216,27 @@ class _Parser:
         if function is None and self._token.kind == OPEN:
             return self._unknown_call(name)
         if function is None or self._token.kind != OPEN:
-            if function is None:
-                advice = _instead(name) or f"put text in single quotes; {_LISTED_NAMES}"
-            else:
-                advice = f"a function has values in parentheses, as in {function.example}"
-            return self._note(unsupported(name.text, name.start, advice), name.start, name.end)
+            return self._note(lambda: _unknown_name(name), name.start, name.end)
         self._count_call(name)
         arguments, end = self._values(may_be_none=True)
         self._locate(name.start, end)
-        return self._make(tree.call, name.word, arguments, name.start, end, lambda: self._written(name.start, end))
+        return self._make(tree.call, name.word, arguments, name.start, end, lambda: self._quoted_call(name.start, end))
 
     def _unknown_call(self, name: Token) -> Node:
         self._count_call(name)
         found = self._found
-        _, end = self._values(may_be_none=True)
         # Azure does not look at the values of a function that it does not know.
+        self._found = found or _NOT_LOOKED_AT
+        _, end = self._values(may_be_none=True)
         self._found = found
-        meant = None if name.word in tree.PROPERTIES else _instead(name)
-        advice = meant or f"functions are {_LISTED_FUNCTIONS}"
         span = (name.start, end)
-        return self._note(unsupported(self._written(*span), name.start, advice, span), *span)
+
+        def mistake() -> Unsupported:
+            meant = None if name.word in tree.PROPERTIES else _instead(name)
+            advice = meant or f"functions are {_LISTED_FUNCTIONS}"
+            return unsupported(self._written(*span), name.start, advice, span)
+
+        return self._note(mistake, *span)
 
     def _count_call(self, name: Token) -> None:
         self._calls += 1
@@ -250,7 +252,7 @@ class _Parser:
             if _SMALLEST <= number <= _LARGEST:
                 return tree.Literal(Type.INT, start, end, number)
         advice = f"this number is too large; write one from {_SMALLEST} to {_LARGEST}"
-        return self._note(unsupported(text, start, advice), start, end)
+        return self._note(lambda: unsupported(text, start, advice), start, end)
 
     def _values(self, *, may_be_none: bool = False) -> tuple[tuple[Node, ...], int]:
         """Read values in parentheses, parted by commas."""
@@ -304,12 +306,14 @@ class _Parser:
         try:
             return make(*arguments)
         except Unsupported as mistake:
-            start, end = mistake.span or (0, len(self._text))
-            return self._note(mistake, start, end)
+            found = mistake
+            start, end = found.span or (0, len(self._text))
+            return self._note(lambda: found, start, end)
 
-    def _note(self, mistake: Unsupported, start: int, end: int) -> Node:
+    def _note(self, mistake: Callable[[], Unsupported], start: int, end: int) -> Node:
         """Keep the first mistake, and give what stands in for the part that it is about."""
-        self._found = self._found or mistake
+        if self._found is None:
+            self._found = mistake()
         return tree.Literal(Type.NULL, start, end, None)
 
     def _locate(self, start: int, end: int) -> None:
@@ -317,6 +321,10 @@ class _Parser:
         found = self._found
         if found is not None and found.span is None and start <= found.position < end:
             found.span = (start, end)
+
+    def _quoted_call(self, start: int, end: int) -> str:
+        """A call as a mistake quotes it; nothing, where that will not be kept."""
+        return self._written(start, end) if self._found is None else ""
 
     def _written(self, start: int, end: int) -> str:
         """A call as Azure writes it: without the spaces around its values."""
@@ -378,6 +386,19 @@ class _Parser:
             f"A comma or a closing parenthesis is missing before '{quoted(token.text)}'.",
             "part values by commas, and put a comparison among them in parentheses",
         )
+
+
+# Stands for a mistake already found while values are read in which none is looked for.
+_NOT_LOOKED_AT = Unsupported(0, "", "", (0, 0))
+
+
+def _unknown_name(name: Token) -> Unsupported:
+    function = FUNCTIONS.get(name.word)
+    if function is None:
+        advice = _instead(name) or f"put text in single quotes; {_LISTED_NAMES}"
+    else:
+        advice = f"a function has values in parentheses, as in {function.example}"
+    return unsupported(name.text, name.start, advice)
 
 
 def _instead(token: Token) -> str | None:
