@@ -29,11 +29,11 @@ GROUPS = {
     "2": "pings and pongs",
     "3": "reserved bits",
     "4": "opcodes",
-    "5": "messages in pieces",
+    "5": "fragmented messages",
     "6": "UTF-8",
     "7": "closing",
-    "9": "large messages and small pieces",
-    "10": "odd pieces on the network",
+    "9": "large messages, small fragments",
+    "10": "automatic fragmentation",
 }
 
 # Where bad UTF-8 may be noticed at the end of a message rather than at once.
