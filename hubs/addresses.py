@@ -91,7 +91,7 @@ def endpoint(text: str) -> str:
     if "?" in address.rest or "#" in address.rest:
         raise ValueError(f"{text!r} is not an endpoint, as it has a query or a fragment; {EXPECTED}")
     if address.authority.endswith(":0"):
-        raise ValueError(f"{text!r} is not an endpoint, as nothing is reached at port 0; {EXPECTED}")
+        raise ValueError(f"{text!r} is not an endpoint, as port 0 cannot be reached; {EXPECTED}")
     if _ENDS_IN_NUMBER.search(address.host) and not _is_ipv4(address.host):
         raise ValueError(f"{text!r} is not an endpoint: write the IPv4 address as four decimal numbers")
     return f"{scheme}://{address.authority}{URL(f'{scheme}://h{address.rest}').raw_path.rstrip('/')}"

@@ -618,9 +618,9 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
             self.log_change(request, user, "Forgot failed sign-ins.")
             done.append(user.get_username())
         if done:
-            self.message_user(request, f"Failed sign-ins are forgotten of: {', '.join(done)}.")
+            self.message_user(request, f"Failed sign-ins forgotten for: {', '.join(done)}.")
         if len(done) < queryset.count():
-            self.message_user(request, "Some of these accounts you may not change.", messages.WARNING)
+            self.message_user(request, "You may not change some of these accounts.", messages.WARNING)
 
 
 @admin.register(Group)

@@ -100,7 +100,7 @@ def check_secret_key(**_: Any) -> list[CheckMessage]:
     secrets += [("SECRET_KEY_FALLBACKS", secret) for secret in django_settings.SECRET_KEY_FALLBACKS]
     return [
         Warning(
-            f"{name} can be guessed: it has fewer than {_MIN_SECRET_CHARACTERS} characters or few different ones, or "
+            f"{name} can be guessed: it has fewer than {_MIN_SECRET_CHARACTERS} characters, too few different ones, or "
             "is an example.",
             hint="Set a random one, such as `openssl rand -base64 48` prints, and put the old one into "
             "SECRET_KEY_FALLBACKS until the access keys have been regenerated.",
@@ -118,8 +118,8 @@ def _proxies() -> list[CheckMessage]:
     if conf.settings.TRUST_FORWARDED_HEADERS and not api_settings.NUM_PROXIES:
         return [
             Warning(
-                "TRUST_FORWARDED_HEADERS is on, but NUM_PROXIES is 0: all callers count as the proxy, so their limits "
-                "are shared and the log does not tell them apart.",
+                "TRUST_FORWARDED_HEADERS is on, but NUM_PROXIES is 0: all callers count as the proxy, so they share "
+                "limits and the log does not tell them apart.",
                 hint="Set NUM_PROXIES to the number of proxies in front that append to X-Forwarded-For, usually 1.",
                 id="hubs.W011",
             )
@@ -132,7 +132,7 @@ def _strict_transport() -> list[CheckMessage]:
     if django_settings.SECURE_HSTS_SECONDS and urlsplit(conf.settings.PUBLIC_ENDPOINTS[0]).scheme != "https":
         return [
             Warning(
-                "HSTS_SECS is set, but the first endpoint is http, so browsers are never told.",
+                "HSTS_SECS is set, but the first endpoint is http, so browsers are never told to use https.",
                 hint="Set PUBLIC_ENDPOINT=https://… and, behind a proxy, TRUST_FORWARDED_HEADERS=true; or leave "
                 "HSTS_SECS out.",
                 id="hubs.W012",

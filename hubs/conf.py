@@ -93,12 +93,12 @@ def _origin_complaint(origin: Any) -> str | None:
     if "*" in host:
         return f"{origin!r} has a wildcard; name each origin"
     if parts.path or parts.query or parts.fragment:
-        return f"{origin!r} has more than an origin has; write {parts.scheme}://{parts.netloc}"
+        return f"{origin!r} is more than an origin; write {parts.scheme}://{parts.netloc}"
     default = {"http": 80, "https": 443}.get(parts.scheme)
     written = f"{parts.scheme}://{parts.netloc.lower()}"
     if port is not None and port == default:
         written = written.removesuffix(f":{port}")
-    return None if written == origin else f"browsers write {origin!r} as {written}; write it so"
+    return None if written == origin else f"browsers write {origin!r} as {written}; write that"
 
 
 def _text(value: Any) -> str | None:
@@ -118,7 +118,7 @@ OPTIONS: dict[str, Option] = {
     "PUBLIC_ENDPOINTS": Option(
         ["http://localhost:8080"],
         "URLs under which clients reach the service. The first is used in connection strings and client URLs; "
-        "tokens made out to any of them, or to the Host a request names, are accepted, whatever their scheme.",
+        "tokens made out to any of them, or to the Host that a request names, are accepted, whatever the scheme.",
         _endpoints,
         _normal_endpoints,
     ),
@@ -135,7 +135,7 @@ OPTIONS: dict[str, Option] = {
     "NEGOTIATE_RATE_USER": Option("600/min", "Negotiate calls per signed-in user; None = no limit.", _rate),
     "NEGOTIATE_ORIGINS": Option(
         [],
-        "Origins, beside the service's own, whose pages may negotiate as whoever is signed in to this service.",
+        "Origins, besides the service's own, whose pages may negotiate as whoever is signed in to this service.",
         _own_origins,
     ),
     "REST_ORIGINS": Option(
@@ -143,18 +143,20 @@ OPTIONS: dict[str, Option] = {
     ),
     "MANAGE_RATE": Option("600/min", "Calls to the management API per staff account; None = no limit.", _rate),
     "SIGN_IN_FAILURES": Option(
-        5, "Failed sign-ins to one account from one address in SIGN_IN_COOL_OFF_SECS; more are 429.", _between(1, 1000)
+        5,
+        "Failed sign-ins to one account from one address in SIGN_IN_COOL_OFF_SECS; further ones get 429.",
+        _between(1, 1000),
     ),
     "SIGN_IN_FAILURES_PER_ADDRESS": Option(
         30,
-        "Failed sign-ins from one address, and apart from them wrong API tokens, in SIGN_IN_COOL_OFF_SECS; more are "
-        "429.",
+        "Failed sign-ins from one address and, counted separately, wrong API tokens, in SIGN_IN_COOL_OFF_SECS; further "
+        "ones get 429.",
         _between(1, 100_000),
     ),
     "SIGN_IN_FAILURES_PER_ACCOUNT": Option(
         100,
-        "Failed sign-ins to one account from addresses it has not been signed in to from, in SIGN_IN_COOL_OFF_SECS; "
-        "more are 429.",
+        "Failed sign-ins to one account from addresses from which nobody signed in to it recently, in "
+        "SIGN_IN_COOL_OFF_SECS; further ones get 429.",
         _between(1, 1_000_000),
     ),
     "SIGN_IN_COOL_OFF_SECS": Option(
@@ -181,7 +183,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "MAX_WAITING_BYTES": Option(
         1 << 20,
-        "Bytes in such frames; past either bound its socket waits. The frame that passes it is still taken.",
+        "Bytes in such frames; past either bound nothing more is read. The frame that passes it is still taken.",
         _between(1024, 1 << 30),
     ),
     "MAX_GROUPS_PER_CONNECTION": Option(

@@ -96,7 +96,7 @@ class SignInForm(AuthenticationForm):
             setattr(self.request, _WAIT, refused.wait)
             self._log("too many failures", account, address)
             raise forms.ValidationError(
-                f"There were too many failed sign-ins. Try again in {_minutes(refused.wait)}.", code="throttled"
+                f"Too many failed sign-ins. Try again in {_minutes(refused.wait)}.", code="throttled"
             ) from None
         try:
             data: dict[str, Any] = super().clean()

@@ -302,7 +302,7 @@ class SystemData(Shape):
 class HandlerInCode(Shape):
     """An event handler that is a Python function of the application.
 
-    It can be changed in the code alone. `function` is its module and its name there.
+    It can only be changed in the code. `function` is its module and its name there.
     """
 
     function: str

@@ -25,7 +25,7 @@ class RefuseOddRequests(MiddlewareMixin):
     def process_view(self, request: HttpRequest, *view: Any) -> HttpResponse | None:
         """Look at the cookies before the session is read."""
         if any("\x00" in value for value in request.COOKIES.values()):
-            return _refusal("A cookie of this request has a NUL character. Delete the cookies of this site.")
+            return _refusal("A cookie of this request contains a NUL character. Delete the cookies of this site.")
         return None
 
     def process_exception(self, request: HttpRequest, problem: Exception) -> HttpResponse | None:

@@ -162,8 +162,8 @@ EXTRA_APPS = env.list("EXTRA_APPS", default=[])
 for _app in EXTRA_APPS:
     if find_spec(_app.partition(".")[0]) is None:
         raise ImproperlyConfigured(
-            f"EXTRA_APPS names {_app}, and Python finds no {_app.partition('.')[0]}. Install it into this environment, "
-            "or add the directory it is in to PYTHONPATH."
+            f"EXTRA_APPS names {_app}, but Python cannot find {_app.partition('.')[0]}. Install it into this "
+            "environment, or add the directory it is in to PYTHONPATH."
         )
 
 # Where PUBLIC_ENDPOINT has a path, every address is below it (pubsub_site/prefix.py).
@@ -235,7 +235,7 @@ try:
 except ValueError:
     # Not quoted: it may have a password in it.
     raise ImproperlyConfigured(
-        "DATABASE_URL is not the URL of a database that Hubwire works with. Write "
+        "DATABASE_URL is not the URL of a database that Hubwire supports. Write "
         "postgres://user:password@host:5432/name (with %2F for a / in the password, and so on), "
         "sqlite:////path/to/file, or leave it out for SQLite in DATA_DIR."
     ) from None

@@ -360,7 +360,7 @@ def test_hubs_are_listed_with_their_counts(root: Client) -> None:
 def test_handlers_in_code_are_shown(root: Client) -> None:
     """The moderator of the demos is a function in code, with settings of its hub and without."""
     assert re.search(
-        r"with event handlers in code:.*<code>moderated</code>", root.get(HUBS).content.decode(), re.DOTALL
+        r"have event handlers in code:.*<code>moderated</code>", root.get(HUBS).content.decode(), re.DOTALL
     )
     hub = Hub.objects.create(name="moderated")
     other = Hub.objects.create(name="chat")
@@ -909,7 +909,7 @@ def test_failed_sign_ins_are_forgotten(staff: Callable[..., Client], others: dic
     chosen = [others[name].pk for name in ("plain", "chief")]
     response = client.post("/admin/auth/user/", {"action": "forget_failed_sign_ins", "_selected_action": chosen})
     text = messages_of(client, response)
-    assert "forgotten of: plain." in text
-    assert "Some of these accounts you may not change." in text
+    assert "forgotten for: plain." in text
+    assert "You may not change some of these accounts." in text
     assert [waits("plain"), waits("chief")] == [False, True]
     cache.clear()

@@ -158,7 +158,7 @@ def test_what_is_no_endpoint(endpoint: Any) -> None:
     [
         ("https://h?x=1", "a query or a fragment"),
         ("https://h/#x", "a query or a fragment"),
-        ("https://h:0", "nothing is reached at port 0"),
+        ("https://h:0", "port 0 cannot be reached"),
         ("http://0x7f.1", "the IPv4 address as four decimal numbers"),
         ("http://10.1", "the IPv4 address as four decimal numbers"),
     ],

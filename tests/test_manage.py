@@ -38,7 +38,7 @@ from tests.running import PATIENCE, ROOT, Redis, Service, free_port
         ("DATA_DIR", f"{__file__}/data", "Set DATA_DIR to a directory that this account may write to"),
         ("REDIS_URL", "localhost:6379", "redis://host:6379/0"),
         ("REDIS_URL", "redis://:secr/et@host", "redis://host:6379/0"),
-        ("EXTRA_APPS", "not.there", "EXTRA_APPS names not.there, and Python finds no not."),
+        ("EXTRA_APPS", "not.there", "EXTRA_APPS names not.there, but Python cannot find not."),
         ("LOG_LEVEL", "loud", "LOG_LEVEL=LOUD is not a level. Write DEBUG, INFO, WARNING or ERROR."),
         ("PUBLIC_ENDPOINT", "http://[broken", "http(s)://host[:port][/prefix]"),
         ("PUBLIC_ENDPOINT", "pubsub.example.com", "write http(s)://host[:port][/prefix]"),
@@ -190,7 +190,7 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
     [
         ("unable to open database file", "Its directory has to exist"),
         ("attempt to write a readonly database", "This account has to be able to write to it"),
-        ("database is locked", "Another program has it open"),
+        ("database is locked", "Another program keeps it locked"),
         ("database disk image is malformed", "Put a backup in the place of"),
         ("database or disk is full", "Make room on that disk"),
         ("disk I/O error", "Check the disk"),

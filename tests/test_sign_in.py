@@ -136,7 +136,7 @@ def test_the_page_refuses_with_429(client: Client, ada: User, caplog: pytest.Log
     assert [signed_in(client, "wrong").status_code for _ in range(5)] == [200] * 5
     response = signed_in(client)
     assert (response.status_code, response["Retry-After"]) == (429, "300")
-    assert "There were too many failed sign-ins. Try again in 5 minutes." in response.content.decode()
+    assert "Too many failed sign-ins. Try again in 5 minutes." in response.content.decode()
     assert "sessionid" not in client.cookies
     assert signed_in(client, REMOTE_ADDR="192.0.2.2").status_code == 302
     lines = [record.getMessage() for record in caplog.records if record.name in ("hubs.portal", "django.request")]
@@ -193,6 +193,6 @@ def test_wrong_api_tokens_are_refused_by_address(
         f"A request was refused: Negotiate, hub none, from {HOME}: 401, Invalid token.",
         f"A request was refused: GET /manage/api/hubs, hub none, from {HOME}: 401, Invalid token.",
     ]
-    assert "429, There were too many wrong API tokens from this address." in lines[-1]
+    assert "429, Too many wrong API tokens came from this address." in lines[-1]
     assert "wrong0" not in caplog.text
     assert good not in caplog.text

@@ -115,7 +115,7 @@ class ApiTokens(authentication.TokenAuthentication):
         try:
             sign_in.check_tokens_of(address)
         except sign_in.TooManyFailures as refused:
-            raise Throttled(refused.wait, "There were too many wrong API tokens from this address.") from None
+            raise Throttled(refused.wait, "Too many wrong API tokens came from this address.") from None
         try:
             return super().authenticate(request)
         except AuthenticationFailed:

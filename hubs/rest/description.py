@@ -175,7 +175,8 @@ OPTIONS: Mapping[str, Parameter] = {
     ),
     "messageTtlSeconds": Parameter(
         "messageTtlSeconds",
-        "How long the message may wait for a reliable client that is away; 0, the default: it does not expire.",
+        "How many seconds the message may wait for a reliable client that is away. With 0, the default, it does not "
+        "expire.",
         _number(0, MAX_TTL_SECS),
     ),
     "reason": Parameter("reason", "Why, told to the client.", _TEXT),

@@ -223,6 +223,6 @@ def _answers(row: Row, operation: Operation) -> dict[HTTPStatus, Answer]:
 
 _SUPPORTED = Header(
     versions.SUPPORTED_HEADER[0],
-    "The api-versions that the service answers. Not with a problem document.",
+    "The api-versions that the service answers. Absent from problem documents.",
     {"type": "string", "const": versions.SUPPORTED_HEADER[1]},
 )

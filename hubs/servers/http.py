@@ -71,8 +71,8 @@ REFUSED_SECS = 1.0
 LOOK_SECS = 1.0
 
 _TOO_LARGE = (
-    f"A request has at most {MAX_HEADERS} headers and, with its request line, {MAX_HEAD_BYTES} bytes; its target "
-    f"has at most {MAX_TARGET_BYTES} bytes, in a WebSocket handshake {MAX_REQUEST_LINE}."
+    f"The head of this request is too large. It may have {MAX_HEADERS} headers, {MAX_HEAD_BYTES} bytes with its "
+    f"request line, and a target of {MAX_TARGET_BYTES} bytes ({MAX_REQUEST_LINE} in a WebSocket handshake)."
 )
 
 _CHECKED = frozenset([b"host", b"content-length", b"transfer-encoding"])
@@ -243,7 +243,7 @@ class HttpProtocol(HttpToolsProtocol):
             most = MAX_CHUNK_BYTES + MAX_CHUNK_FACTOR * self._received
             # The parser keeps trailers, and puts one that comes in pieces together anew with each.
             if self._raw > most or self._raw_since > MAX_CHUNK_BYTES:
-                raise Refused(HTTPStatus.BAD_REQUEST, "The chunks of this request have too much around them.")
+                raise Refused(HTTPStatus.BAD_REQUEST, "The chunked encoding of this request has too much overhead.")
         else:
             self._left = left - (end - at)
         return end
@@ -331,7 +331,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise self._because(HTTPStatus.BAD_REQUEST, "A WebSocket handshake needs HTTP/1.1.")
         if upgrades and not self._should_upgrade():
             # For the parser nothing that follows CONNECT is HTTP, whatever its target is.
-            raise self._because(HTTPStatus.BAD_REQUEST, "This service is no proxy: there is no CONNECT.")
+            raise self._because(HTTPStatus.BAD_REQUEST, "This service is not a proxy and does not support CONNECT.")
         if upgrades and (length or codings):
             raise self._because(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body.")
         if len(self.url) > (MAX_REQUEST_LINE if upgrades else MAX_TARGET_BYTES):

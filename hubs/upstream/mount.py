@@ -75,7 +75,7 @@ def webhook(
     keys = [key for _, key in read] + _texts("access_keys", access_keys)
     origins = [host_of(origin) for origin in _texts("allowed_origins", allowed_origins) or [name for name, _ in read]]
     if not all(keys):
-        raise ValueError("access_keys cannot have empty texts in them")
+        raise ValueError("access_keys must not contain empty strings")
     if not all(origins):
         raise ValueError('a connection string and allowed_origins name hosts, such as "pubsub.example.com"; "*" is all')
     if not origins:

@@ -358,4 +358,4 @@ def test_theme_search_sidebar_and_actions_work_under_the_policy(signed_in: OpenP
     page.locator("input[name=_selected_action]").check()
     page.get_by_label("Select action to run").select_option("forget_failed_sign_ins")
     page.get_by_role("button", name="Run").click()
-    expect(page.get_by_text("Failed sign-ins are forgotten of: ada.")).to_be_visible()
+    expect(page.get_by_text("Failed sign-ins forgotten for: ada.")).to_be_visible()

@@ -286,7 +286,7 @@ def test_queries_pick_from_the_json(webpubsub: Run, query: str, form: str, expec
 def test_handlers_in_code_are_shown(webpubsub: Run) -> None:
     """The moderator of the demos is a function in code, with settings of its hub and without."""
     nothing = webpubsub("hub", "list")
-    assert "Hub moderated has no settings, and event handlers in code: hubs.demos.moderation.come_in, " in nothing.err
+    assert "Hub moderated has no settings, but event handlers in code: hubs.demos.moderation.come_in, " in nothing.err
     functions = "hubs.demos.moderation.come_in, hubs.demos.moderation.say"
     with pytest.raises(CommandError, match=re.escape(f"It has event handlers in code: {functions}.")):
         webpubsub("hub", "show", "moderated")

@@ -573,7 +573,7 @@ def test_no_form_guard_and_no_sign_in_stand_before_it(application: HubHandlers) 
         ({"allowed_origins": [""]}, "name hosts"),
         ({"allowed_origins": ["a host"]}, "name hosts"),
         ({"connection_string": "Endpoint=https://;AccessKey=k"}, "name hosts"),
-        ({"allowed_origins": ["*"], "access_keys": [""]}, "cannot have empty texts"),
+        ({"allowed_origins": ["*"], "access_keys": [""]}, "must not contain empty strings"),
     ],
 )
 def test_a_mistake_shows_when_the_project_starts(arguments: dict[str, Any], complaint: str) -> None:

@@ -203,7 +203,7 @@ def list_hubs(options: argparse.Namespace, out: Output) -> None:
     known = {hub.name for hub in hubs}
     for name in handlers.hubs_in_code():
         if name not in known:
-            out.note(f"Hub {name} has no settings, and event handlers in code: {_functions(name)}")
+            out.note(f"Hub {name} has no settings, but event handlers in code: {_functions(name)}")
     out.result([_as_json(hub) for hub in hubs], Rows(columns, rows, nothing))
 
 

@@ -45,7 +45,7 @@ _SQLITE_ADVICE = {
     "DATA_DIR or DATABASE_URL.",
     "readonly database": "This account has to be able to write to it and to its directory: check DATA_DIR or "
     "DATABASE_URL, and who owns {file}.",
-    "locked": "Another program has it open and does not let go: end that one, then start again.",
+    "locked": "Another program keeps it locked: end that program, then start again.",
     "not a database": "Move {file} away to start with an empty one, put a backup in its place, or set DATABASE_URL.",
     "malformed": "Put a backup in the place of {file}, or move it away to start with an empty one.",
     "full": "Make room on that disk, or set DATA_DIR to a directory on another.",

@@ -49,7 +49,7 @@ class Command(BaseCommand):
         "Make an empty installation usable: access keys, the hubs of the demos, an administrator. Run it again at any "
         "time: nothing is lost or doubled. ADMIN_USERNAME and ADMIN_PASSWORD in the environment choose the "
         "administrator (else: admin, with a password shown once). Where others can reach the service (an "
-        "endpoint or HOST is not loopback) and the output goes to no terminal, the key is masked, and the "
+        "endpoint or HOST is not loopback) and the output does not go to a terminal, the key is masked, and the "
         "administrator gets no password until you set one."
     )
     requires_system_checks = ["hubs"]

@@ -22,7 +22,7 @@ class Command(BaseCommand):
         if isinstance(caches["default"], LocMemCache):
             raise CommandError(
                 "Without REDIS_URL failed sign-ins are counted in the memory of the running service. Restart it, wait "
-                f"{conf.settings.SIGN_IN_COOL_OFF_SECS} seconds, or use “Forget failed sign-ins” on the admin's page "
+                f"{conf.settings.SIGN_IN_COOL_OFF_SECS} seconds, or use “Forget failed sign-ins” in the admin's list "
                 "of users."
             )
         try:

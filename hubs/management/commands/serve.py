@@ -51,7 +51,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--set-up",
             action="store_true",
-            help="first do what `migrate` and `bootstrap` do: update the database, make what an empty one lacks",
+            help="first do what `migrate` and `bootstrap` do: update the database, create what an empty one lacks",
         )
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
