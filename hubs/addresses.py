@@ -70,12 +70,15 @@ def read(text: str) -> Address | None:
 # The same few come with every token.
 @lru_cache(maxsize=1024)
 def _authority(url: str) -> str | None:
+    if "@" in url:
+        # Not for yarl: behind a user it takes any character for a host's, and fails on some.
+        return None
     try:
         parts = URL(url)
         host, authority = parts.host_subcomponent, parts.host_port_subcomponent
     except ValueError:
         return None
-    return authority if "@" not in url and host is not None and _HOST.fullmatch(host) else None
+    return authority if host is not None and _HOST.fullmatch(host) else None
 
 
 def endpoint(text: str) -> str:

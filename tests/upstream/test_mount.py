@@ -282,6 +282,7 @@ def test_the_notifications_of_azures_documents(project: Project) -> None:
         (PATH, f"{ORIGIN}:8443", 200, f"{ORIGIN}:8443"),
         (PATH, "elsewhere.example.com", 403, None),
         (PATH, "*", 403, None),
+        (PATH, "[::1]x@", 403, None),
         (PATH, None, 400, None),
         ("/events/open", "anywhere.example.com", 200, "anywhere.example.com"),
     ],
