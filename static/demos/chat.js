@@ -119,7 +119,7 @@ entrance.addEventListener("submit", (event) => {
 
 byId("change-name")?.addEventListener("click", () => {
   if (outbox.count()) {
-    say("Some of your messages are not sent yet. Wait for them, or discard them, before you change your name.");
+    say("Some of your messages have not been sent yet. Wait for them, or discard them, before you change your name.");
     return;
   }
   connection.stop();
@@ -165,7 +165,7 @@ async function join(room) {
 async function leave(room) {
   if (rooms.size === 1) return say("This is your only room. Join another one before you leave it.");
   if (outbox.count(room.name)) {
-    return say("Some of your messages in this room are not sent yet. Wait for them, or discard them, before you leave.");
+    return say("Some of your messages in this room have not been sent yet. Wait for them, or discard them, before you leave.");
   }
   rooms.delete(room.name);
   room.item.remove();
@@ -273,7 +273,7 @@ function received(frame) {
 }
 
 onWritten((words) => {
-  if (outbox.isFull) return "Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.";
+  if (outbox.isFull) return "Too many of your messages have not been sent yet. Wait for them, or discard some, before you write more.";
   const author = byId("you").textContent;
   const message = { room: current.name, text: words, id: newId() };
   message.entry = current.transcript.addMessage({ author, text: words, own: true, key: JSON.stringify([author, message.id]) });

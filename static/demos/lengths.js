@@ -4,5 +4,5 @@
 export function tooLong(what, text, limit) {
   const { length } = [...text];
   if (length <= limit) return "";
-  return `${what} has ${length.toLocaleString()} characters, and ${limit.toLocaleString()} are the most. Shorten it.`;
+  return `${what} has ${length.toLocaleString()} characters; the limit is ${limit.toLocaleString()}. Shorten it.`;
 }

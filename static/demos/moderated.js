@@ -121,7 +121,7 @@ entrance.addEventListener("submit", (event) => {
 
 byId("change-name")?.addEventListener("click", () => {
   if (outbox.count()) {
-    say("Some of your messages are not sent yet. Wait for them, or discard them, before you change your name.");
+    say("Some of your messages have not been sent yet. Wait for them, or discard them, before you change your name.");
     return;
   }
   connection.stop();
@@ -167,7 +167,7 @@ function showStatistics({ messages, masked }) {
 }
 
 onWritten((words) => {
-  if (outbox.isFull) return "Too many of your messages are not sent yet. Wait for them, or discard some, before you write more.";
+  if (outbox.isFull) return "Too many of your messages have not been sent yet. Wait for them, or discard some, before you write more.";
   const author = byId("you").textContent;
   const message = { text: words, id: newId() };
   message.entry = transcript.addMessage({ author, text: words, own: true, key: JSON.stringify([author, message.id]) });

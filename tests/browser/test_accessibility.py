@@ -153,7 +153,7 @@ def test_a_paste_that_is_too_long_is_refused_aloud(open_page: Callable[..., Page
     name = page.get_by_label("Your name")
     name.fill("n" * 65)
     page.keyboard.press("Enter")
-    expect(page.locator("#name-trouble")).to_have_text("The name has 65 characters, and 64 are the most. Shorten it.")
+    expect(page.locator("#name-trouble")).to_have_text("The name has 65 characters; the limit is 64. Shorten it.")
     assert len(name.input_value()) == 65
     name.fill("Grace")
     page.keyboard.press("Enter")
@@ -163,7 +163,7 @@ def test_a_paste_that_is_too_long_is_refused_aloud(open_page: Callable[..., Page
     page.evaluate("navigator.clipboard.writeText('x'.repeat(4001))")
     page.keyboard.press("Control+v")
     notice = page.locator("#notice")
-    refusal = "The message has 4,001 characters, and 4,000 are the most. Shorten it."
+    refusal = "The message has 4,001 characters; the limit is 4,000. Shorten it."
     expect(notice).to_have_text(refusal)
     expect(notice).to_have_attribute("role", "status")
     expect(field).to_have_attribute("aria-invalid", "true")
