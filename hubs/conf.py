@@ -85,19 +85,18 @@ def _origin_complaint(origin: Any) -> str | None:
     """Browsers compare nothing: an origin counts as they write it."""
     try:
         parts = urlsplit(origin)
-        port, host = parts.port, parts.hostname
+        port, host, address = parts.port, parts.hostname, addresses.read(origin)
     except (ValueError, TypeError, AttributeError):
-        parts, port, host = None, None, None
-    if parts is None or not parts.scheme or not host or port == 0 or "@" in parts.netloc:
-        return f"{origin!r} is not an origin; write scheme://host[:port], such as https://app.example.com"
-    if "*" in host:
+        parts, port, host, address = None, None, None, None
+    if host and "*" in host:
         return f"{origin!r} has a wildcard; name each origin"
+    known = parts is not None and parts.scheme in addresses.SCHEMES
+    if parts is None or not parts.scheme or not host or port == 0 or "@" in parts.netloc or (known and not address):
+        return f"{origin!r} is not an origin; write scheme://host[:port], such as https://app.example.com"
     if parts.path or parts.query or parts.fragment:
         return f"{origin!r} is more than an origin; write {parts.scheme}://{parts.netloc}"
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    written = f"{parts.scheme}://{parts.netloc.lower()}"
-    if port is not None and port == default:
-        written = written.removesuffix(f":{port}")
+    # Of schemes that only apps use, such as capacitor, nothing but the letter case is known.
+    written = f"{parts.scheme}://{parts.netloc.lower() if address is None else address.authority}"
     return None if written == origin else f"browsers write {origin!r} as {written}; write that"
 
 
