@@ -20,7 +20,7 @@ If it is yours, and clients reach it by this name, start it with
 
     PUBLIC_ENDPOINT={scheme}://{host}
 
-or add that address to EXTRA_ENDPOINTS, or the name alone to ALLOWED_HOSTS.
+or add that address to EXTRA_ENDPOINTS. A name that only health checks use belongs in ALLOWED_HOSTS.
 """
 
 
@@ -31,7 +31,7 @@ def refuse(request: HttpRequest, exception: Exception) -> HttpResponse:
         return bad_request(request, exception)
     logger.warning(
         "A request named the host %s, which this service does not answer to. If clients use that name, set "
-        "PUBLIC_ENDPOINT=%s://%s, or add it to ALLOWED_HOSTS.",
+        "PUBLIC_ENDPOINT=%s://%s, or add that address to EXTRA_ENDPOINTS.",
         host,
         request.scheme,
         host,

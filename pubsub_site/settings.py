@@ -264,7 +264,9 @@ if REDIS_URL:
     from redis.connection import parse_url
 
     try:
-        parse_url(REDIS_URL)
+        # With sentinels it is read below, and what to write is something else.
+        if not REDIS_SENTINELS:
+            parse_url(REDIS_URL)
     except ValueError:
         raise ImproperlyConfigured(
             "REDIS_URL is not a Redis URL. Write redis://host:6379/0 or redis://:password@host:6379/0 (with %2F for a "
@@ -287,7 +289,7 @@ def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
     master = url.netloc.rpartition("@")[2].partition(":")[0]
     try:
         sentinels = [(at.hostname, at.port or 26379) for at in (urlsplit(f"//{text}") for text in REDIS_SENTINELS)]
-        if not master or url.scheme == "unix" or not all(host for host, _ in sentinels):
+        if not master or url.scheme not in ("redis", "rediss") or not all(host for host, _ in sentinels):
             raise ValueError("a name is missing")
         options = parse_url(url._replace(scheme="redis").geturl())
     except ValueError as problem:
@@ -400,6 +402,9 @@ if ENDPOINTS[0].scheme == "https":
     CSRF_COOKIE_SECURE = True
 # Sent over https only, so it does nothing where no proxy is believed that says so.
 SECURE_HSTS_SECONDS = _number("HSTS_SECS", 0)
+# What `check --deploy` says of these is for projects that have their settings in their own hands: HSTS_SECS is the
+# variable here, subdomains and the preload list are not ours to decide for, and the proxy in front redirects to https.
+SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W005", "security.W008", "security.W021"]
 
 _log_level = env.str("LOG_LEVEL", default="").upper()
 if _log_level and _log_level not in getLevelNamesMapping():

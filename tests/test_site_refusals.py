@@ -15,7 +15,7 @@ def test_a_name_that_is_not_ours(client: Client, caplog: pytest.LogCaptureFixtur
     assert "ALLOWED_HOSTS" in answer.content.decode()
     [said] = [record.getMessage() for record in caplog.records if record.name != "django.security.DisallowedHost"]
     assert "the host 192.168.1.5:8080, " in said
-    assert "set PUBLIC_ENDPOINT=http://192.168.1.5:8080, or add it to ALLOWED_HOSTS." in said
+    assert "set PUBLIC_ENDPOINT=http://192.168.1.5:8080, or add that address to EXTRA_ENDPOINTS." in said
 
 
 @pytest.mark.parametrize("host", ['a"b<script>', "a b", "a/b", "x" * 300])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import secrets
 import shutil
 import socket
 import stat
@@ -237,6 +238,21 @@ def test_what_stands_in_redis_is_json_and_not_where_earlier_versions_look(redis_
     redis.set("hubwire-json:1:trap", pickle.dumps(Trap()))
     refused = "\ntry: print(cache.get('trap'))\nexcept ValueError: print('refused')"
     assert settings_say(service, f"{code}{refused}") == "refused"
+
+
+def test_a_deployment_that_does_what_security_md_says_passes_its_check(data_dir: Path) -> None:
+    env = {
+        "PUBLIC_ENDPOINT": "https://pubsub.example.com",
+        "SECRET_KEY": secrets.token_urlsafe(64),
+        "TRUST_FORWARDED_HEADERS": "true",
+        "NUM_PROXIES": "1",
+        "HSTS_SECS": "3600",
+    }
+    service = Service(data_dir, env=env)
+    # The browser tests of this process set it for themselves.
+    service.env.pop("DJANGO_ALLOW_ASYNC_UNSAFE", None)
+    done = service.manage("check", "--deploy", "--fail-level", "WARNING", check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_strict_transport_is_told_over_https_alone(data_dir: Path) -> None:

@@ -316,7 +316,13 @@ async def test_a_wrong_password(layers: Layers, own_redis: Redis) -> None:
 async def test_what_redis_does_not_allow(layers: Layers, own_redis: Redis, prefix: str) -> None:
     async with Client.from_url(own_redis.url) as client:
         await client.acl_setuser(
-            "some", enabled=True, passwords=["+pw"], commands=["+@all"], channels=[f"{prefix}specific.*"]
+            "some",
+            enabled=True,
+            passwords=["+pw"],
+            commands=["+@all"],
+            # Up to version 6.2 a new user may use all channels.
+            reset_channels=True,
+            channels=[f"{prefix}specific.*"],
         )
     layer = layers(own_redis.url.replace("//", "//some:pw@"))
     channel = await soon(layer.new_channel())

@@ -429,7 +429,7 @@ def test_an_unreachable_database_is_explained(data_dir: Path) -> None:
     service = Service(data_dir, env={"DATABASE_URL": f"sqlite:///{data_dir}/not/there/db.sqlite3"})
     done = service.manage("webpubsub", "hub", "list", check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: The database cannot be used: ")
+    assert done.stderr.startswith(f"Error: The database {data_dir}/not/there/db.sqlite3 cannot ")
     assert done.stderr.count("\n") == 1
 
 

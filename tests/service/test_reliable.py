@@ -325,11 +325,10 @@ async def test_line_33_what_was_not_sent_yet_cannot_be_acknowledged(
         {"awps_reconnection_token": "guessed"},
         {"awps_reconnection_token": "\u00fc%00&"},
         {"awps_connection_id": "0" * 32},
-        {"awps_connection_id": ""},
         {"awps_connection_id": "../\u00fc \x00"},
         {"awps_connection_id": "x" * 5000},
     ],
-    ids=["no token", "empty token", "bad token", "strange token", "unknown id", "empty id", "strange id", "long id"],
+    ids=["no token", "empty token", "bad token", "strange token", "unknown id", "strange id", "long id"],
 )
 async def test_line_34_a_failed_recovery_is_101_then_1008(
     come: Open, other: Client, unique: Unique, changed: dict[str, str | None]
@@ -382,6 +381,14 @@ async def test_line_34_a_failed_recovery_without_subprotocol(target: Target) -> 
     async with opened(target.address(awps_connection_id="0" * 32), connected=False) as client:
         assert client.subprotocol is None
         assert await client.closed() == NOT_RECOVERED
+
+
+@pytest.mark.parametrize("subprotocol", [JSON, JSON_RELIABLE])
+async def test_an_empty_connection_id_asks_for_no_recovery(target: Target, subprotocol: str) -> None:
+    url = target.url(user="ann", extra={"awps_connection_id": "", "awps_reconnection_token": ""})
+    async with opened(url, subprotocol, connected=False) as client:
+        connected = await client.hear()
+        assert (connected["event"], connected["userId"]) == ("connected", "ann")
 
 
 @pytest.mark.parametrize("hub", ["1chat", "a%2Fb"])

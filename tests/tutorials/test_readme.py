@@ -163,5 +163,5 @@ def test_the_commands(own_service: Service) -> None:
     assert "onnected" in client
     assert sent is not None
     assert "http://localhost:3000/events" in updated
-    (handler,) = own_service.manage_json("hub", "show", "chat")["properties"]["eventHandlers"]
+    (handler,) = own_service.manage_json("hub", "show", "orders")["properties"]["eventHandlers"]
     assert handler["systemEvents"] == ["connect", "disconnected"]
