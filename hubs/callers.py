@@ -52,7 +52,8 @@ def _plain(text: str) -> str:
     if found:
         text = found["v4"] or found["v6"]
     try:
-        address = ipaddress.ip_address(text)
+        # Without a zone (fe80::1%eth0), which may be any text.
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return "".join(character for character in text if character.isascii() and character.isalnum())[:64]
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
