@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import socket
@@ -184,6 +185,19 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
     assert line.startswith(f"Error: The database {tmp_path}/db.sqlite3 cannot be used: file is not a database. Move ")
+
+
+def test_a_database_that_can_only_be_read_is_said(tmp_path: Path) -> None:
+    service = Service(tmp_path).set_up()
+    file = tmp_path / "db.sqlite3"
+    file.chmod(0o400)
+    # Root may write to any file, unless it gives that up.
+    wrap = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*wrap, sys.executable, "manage.py", "serve"]
+    done = subprocess.run(command, cwd=ROOT, env=service.env, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"Error: The database {file} cannot be used: attempt to write a readonly database. ")
 
 
 @pytest.mark.parametrize(

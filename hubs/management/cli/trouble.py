@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management.base import CommandError
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 
@@ -34,9 +36,17 @@ def explained() -> Iterator[None]:
 
 
 def is_behind() -> bool:
-    """Tell whether the database lacks migrations of this version. Raises DatabaseError when it cannot be reached."""
+    """Tell whether the database lacks migrations of this version. Raises DatabaseError when it cannot be used."""
+    _check_writable()
     executor = MigrationExecutor(connection)
     return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
+def _check_writable() -> None:
+    """Raise what SQLite would at the first write: it opens a file that can only be read, and makes more such files."""
+    file = Path(connection.settings_dict["NAME"])
+    if connection.vendor == "sqlite" and file.exists() and not os.access(file, os.W_OK):
+        raise OperationalError("attempt to write a readonly database")
 
 
 # What SQLite says, and what helps; `{file}` is the database's.
