@@ -16,10 +16,11 @@ from typing import Any
 from django import forms
 from django.apps import apps
 from django.contrib import admin, messages
+from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied, SuspiciousOperation
 from django.core.paginator import Paginator
 from django.db import transaction
 from django.db.models import Count, Model, QuerySet
@@ -36,7 +37,7 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from hubs import accounts, administration, conf, portal, resources, sign_in
+from hubs import accounts, administration, changelists, conf, portal, resources, sign_in
 from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, validate_hub_name
 from hubs.rules import event_routing
 from hubs.rules.names import canonical_hub
@@ -45,6 +46,7 @@ from hubs.upstream import handlers
 SCOPES_PER_PAGE = 20
 
 portal.register(admin.site)
+changelists.bound(admin.site)
 admin.site.index_title = "Overview"
 
 
@@ -655,6 +657,11 @@ if apps.is_installed("rest_framework.authtoken"):
 
     Token.__str__ = _token_as_text  # type: ignore[method-assign]
 
+    def _not_in_popup(request: HttpRequest) -> HttpRequest:
+        if IS_POPUP_VAR in request.GET or IS_POPUP_VAR in request.POST:
+            raise SuspiciousOperation("API tokens cannot be chosen in a popup")
+        return request
+
     admin.site.unregister(TokenProxy)
 
     @admin.register(TokenProxy)
@@ -674,6 +681,21 @@ if apps.is_installed("rest_framework.authtoken"):
             if db_field.name == "user":
                 kwargs["queryset"] = accounts.within(request.user)
             return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+        # A popup tells the page that opened it the primary key of what was chosen: here, the token itself. Nothing
+        # refers to tokens, so there is none.
+
+        def changelist_view(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+            return super().changelist_view(_not_in_popup(request), *args, **more)
+
+        def changeform_view(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+            return super().changeform_view(_not_in_popup(request), *args, **more)
+
+        def delete_view(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+            return super().delete_view(_not_in_popup(request), *args, **more)
+
+        def to_field_allowed(self, request: HttpRequest, to_field: str) -> bool:
+            return False
 
         def secret_of(self, obj: Any, what: str) -> str:
             return str(obj.key)

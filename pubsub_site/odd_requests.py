@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.core.paginator import InvalidPage
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.utils.deprecation import MiddlewareMixin
@@ -34,6 +35,8 @@ class RefuseOddRequests(MiddlewareMixin):
         asked = bool(request.GET) or request.method == "POST"
         if match is None or "admin" not in match.app_names or not asked:
             return None
+        if isinstance(problem, InvalidPage):
+            return _refusal("There is no such page. Open the first one.")
         if not isinstance(problem, OverflowError | DataError | ValueError):
             return None
         # Without the query, which may say anything; the traceback, should the fault be ours after all.

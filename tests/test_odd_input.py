@@ -12,13 +12,17 @@ from urllib.parse import quote
 
 import pytest
 from django.contrib import admin
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.auth import get_user_model
 from django.db import DataError, connection
-from django.test import Client
+from django.test import Client, RequestFactory
 from rest_framework.authtoken.models import Token
+from unfold.dataclasses import SearchResult
 
+from hubs import changelists
 from hubs.manage_api.table import ROWS
 from hubs.models import AccessKey, Hub
+from pubsub_site.cache_values import JsonSerializer
 
 pytestmark = pytest.mark.django_db
 
@@ -163,3 +167,108 @@ def test_sign_in_forms(visitor: Client) -> None:
     for name in ("%00", "a%00b", "%FF", "%ED%A0%80", "x" * 10_000):
         form = f"username={name}&password={name}&next={name}"
         check(visitor, "POST", f"/admin/login/?next={name}", data=form, content_type=FORM)
+
+
+# What the lists of the admin may be filtered by
+
+SLOW = "^(((((((.?)*)*)*)*)*)*)*Z"
+
+
+@pytest.mark.parametrize("model", admin.site._registry, ids=lambda model: model._meta.model_name)
+def test_lists_take_only_lookups_of_their_own_pages(staff: Client, model: Any) -> None:
+    if model is AccessKey:
+        return  # has a page of its own, which reads q and p alone
+    base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+    for field in model._meta.get_fields():
+        for lookup, value in (("regex", "("), ("regex", SLOW), ("range", "1"), ("startswith", "1")):
+            response = staff.get(base, {f"{field.name}__{lookup}": value})
+            # Redirected where Django finds no such field to filter by.
+            assert response.status_code == 400 or response.headers["Location"].endswith("?e=1"), (field, lookup)
+    for query in ("e=1", "o=1.-2", "p=1", "all=", "_popup=1", "_facets=True", "q=x"):
+        if model._meta.model_name != "tokenproxy" or "popup" not in query:
+            assert staff.get(f"{base}?{query}").status_code in (200, 302), query
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "auth/user/?username=root",
+        "auth/user/?auth_token__key__regex=^[0-7]",
+        "auth/user/?auth_token__key=x",
+        "auth/user/?auth_token__pk__startswith=c",
+        "auth/user/?auth_token=x",
+        "auth/user/?password__startswith=pbkdf2",
+        "auth/user/?logentry__pk__regex=1",
+        "authtoken/tokenproxy/?key__startswith=c",
+        "authtoken/tokenproxy/?key=c",
+        "authtoken/tokenproxy/?pk__regex=c",
+        "authtoken/tokenproxy/?user__auth_token__key__regex=c",
+        "authtoken/tokenproxy/?_popup=1",
+        "authtoken/tokenproxy/?_to_field=key",
+        "hubs/hub/?event_handlers__encrypted_token__startswith=g",
+        "hubs/hub/?access_keys__pk__regex=1",
+        f"hubs/hub/?name__regex={SLOW}",
+        "hubs/rolegrant/?user__password__startswith=p",
+    ],
+)
+def test_secrets_cannot_be_asked_for(staff: Client, caplog: pytest.LogCaptureFixture, query: str) -> None:
+    response = staff.get(f"/admin/{query}")
+    assert response.status_code == 400, response.status_code
+    assert [record.name.rpartition(".")[0] for record in caplog.records][:1] == ["django.security"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "auth/user/?is_staff__exact=1&is_superuser__exact=1",
+        "auth/user/?groups__id__exact=1",
+        "hubs/hub/?anonymous_connect__exact=0",
+        "hubs/handlercall/?hub=chat&outcome__exact=failed&event=connect",
+        "hubs/rolegrant/?hub__id__exact=1&role__exact=x",
+        "hubs/rolegrant/?hub__isnull=True",
+        "authtoken/tokenproxy/?created__gte=2026-01-01+00:00:00%2B00:00&created__lt=2026-02-01+00:00:00%2B00:00",
+    ],
+)
+def test_filters_work(staff: Client, query: str) -> None:
+    response = staff.get(f"/admin/{query}")
+    assert response.status_code == 200, response.headers
+
+
+def test_other_apps_lists_are_bounded_and_their_popups_work(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    class DatedAdmin(admin.ModelAdmin):
+        date_hierarchy = "created_at"
+
+    site = admin.AdminSite()
+    site.register(Hub, DatedAdmin)
+    changelists.bound(site)
+    site.get_urls()
+    site.get_urls()
+    model_admin = site._registry[Hub]
+    monkeypatch.setattr(Hub._meta, "related_fkey_lookups", [{"anonymous_connect": True, "name__startswith": "c"}])
+
+    def found(query: str) -> int:
+        request = RequestFactory().get(f"/?{query}")
+        request.user = get_user_model().objects.get()
+        return int(model_admin.get_changelist_instance(request).result_count)
+
+    assert found("created_at__year=2001") == 0
+    assert found("name__startswith=c") == 1
+    assert found("name__startswith=c&anonymous_connect=1") == 0
+    for query in ("name__startswith=d", "name__startswith=c&name__startswith=d", "name__regex=c", "updated_at__day=1"):
+        with pytest.raises(DisallowedModelAdminLookup):
+            found(query)
+
+
+@pytest.mark.parametrize("page", ["x", "", "0", "-1", "9" * 20, "1.5"])
+def test_pages_of_the_search_that_are_none(staff: Client, caplog: pytest.LogCaptureFixture, page: str) -> None:
+    for extended in ("", "&extended=1"):
+        assert staff.get(f"/admin/search/?s=a&page={page}{extended}").status_code == 400
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_what_the_search_found_can_be_kept_in_redis(staff: Client) -> None:
+    results = [SearchResult(title="Hubs", description="Web PubSub", link="/admin/hubs/hub/", icon="tag")]
+    serializer = JsonSerializer()
+    assert serializer.loads(serializer.dumps(results))[0]["link"] == "/admin/hubs/hub/"
+    with pytest.raises(TypeError):
+        serializer.dumps([object()])

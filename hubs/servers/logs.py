@@ -74,12 +74,14 @@ class ClientFaults(logging.Filter):
 
     uvicorn 0.54 logs an error for each handshake that was refused with an HTTP status, because it
     does not count it as completed; our consumers always answer, so that complaint never has another
-    cause. Django adds a traceback to each request that it holds for suspicious, a foreign Host for one.
+    cause. Django adds a traceback to each request that it holds for suspicious, a foreign Host for one,
+    and to each that somebody may not make.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the record is worth writing, and leave out a traceback that says nothing."""
-        if record.name.startswith("django.security."):
+        refused = record.name == "django.request" and getattr(record, "status_code", 500) < 500
+        if refused or record.name.startswith("django.security."):
             record.exc_info = record.exc_text = None
         return record.msg != "ASGI callable returned without completing handshake."
 

@@ -132,6 +132,11 @@ def test_what_clients_do_wrong_has_no_traceback() -> None:
         logs.LineFormatter(MESSAGE).format(record)
         == "INFO django.security.DisallowedHost: Invalid HTTP_HOST header: 'x'"
     )
+    for status, kept in ((403, False), (400, False), (500, True)):
+        record = _record("Forbidden (Permission denied): /admin/", name="django.request")
+        record.status_code, record.exc_info = status, (ValueError, ValueError("x"), None)
+        assert logs.ClientFaults().filter(record)
+        assert bool(record.exc_info) == kept
     assert not logs.ClientFaults().filter(_record("ASGI callable returned without completing handshake."))
 
 
