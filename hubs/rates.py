@@ -9,9 +9,10 @@ import time
 from contextlib import suppress
 
 from django.core.cache import cache
+from django.core.cache.backends.base import BaseCache
 
 
-def count(name: str, period: float) -> tuple[int, float, str]:
+def count(name: str, period: float, store: BaseCache = cache) -> tuple[int, float, str]:
     """Count one more of `name` in this period of so many seconds.
 
     Gives how many there are now, the seconds until the period ends, and the counter, for `take_back`.
@@ -19,17 +20,17 @@ def count(name: str, period: float) -> tuple[int, float, str]:
     """
     number, gone = divmod(time.time(), period)
     counter = f"{name}:{int(number)}"
-    cache.add(counter, 0, timeout=period + 1)
-    return cache.incr(counter), period - gone, counter
+    store.add(counter, 0, timeout=period + 1)
+    return store.incr(counter), period - gone, counter
 
 
-def look(name: str, period: float) -> tuple[int, float]:
+def look(name: str, period: float, store: BaseCache = cache) -> tuple[int, float]:
     """How many of `name` were counted in this period, and the seconds until it ends."""
     number, gone = divmod(time.time(), period)
-    return cache.get(f"{name}:{int(number)}", 0), period - gone
+    return store.get(f"{name}:{int(number)}", 0), period - gone
 
 
-def take_back(counter: str) -> None:
+def take_back(counter: str, store: BaseCache = cache) -> None:
     """Count one less; nothing, where the counter's period is over."""
     with suppress(ValueError):
-        cache.decr(counter)
+        store.decr(counter)

@@ -7,12 +7,15 @@ they like, so an address from which the account was signed in to within thirty d
 its own mistakes count there.
 
 An attempt is counted before its password is looked at and taken back when it was right, so a hundred attempts
-at once are a hundred. What is refused at the narrow count does not reach the wider ones.
+at once are a hundred. What is refused at the narrow count does not reach the wider ones, and an address that is
+refused leaves no more counters behind, whichever accounts it names.
 
 API tokens cannot be guessed, so a wrong one is usually an old one in a program; they are counted by address, apart
 from passwords, so that such a program keeps nobody from signing in.
 
-Where the cache is away nobody is refused.
+Where the cache is away nobody is refused. A cache in memory is bounded, so counts and known addresses have one each, if
+the project has set them up (COUNTS, KNOWN_ADDRESSES): only who signs in adds to the latter, so strangers cannot push an
+owner's address out of it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import TypeVar
 
-from django.core.cache import cache
+from django.conf import settings as django_settings
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
 
 from hubs import conf, rates
 from hubs.callers import neighbourhood
@@ -33,6 +38,9 @@ from hubs.callers import neighbourhood
 logger = logging.getLogger(__name__)
 
 KNOWN_ADDRESS_SECS = 30 * 86_400
+
+# Names in Django's CACHES; `default` takes the place of one that is not there.
+COUNTS, KNOWN_ADDRESSES = "sign_in", "sign_in_known_addresses"
 
 _Result = TypeVar("_Result")
 
@@ -61,16 +69,20 @@ class Attempt:
             raise TooManyFailures(wait)
 
     def _count(self) -> float | None:
-        series = cache.get(_key("series", self._account), "")
-        wide = not cache.get(_key("known", self._account, self._address))
+        period, store = conf.settings.SIGN_IN_COOL_OFF_SECS, store_of(COUNTS)
+        series = store.get(_key("series", self._account), "")
         limits = [(_key("both", self._account, self._address, series), conf.settings.SIGN_IN_FAILURES)]
-        if wide:
+        if not store_of(KNOWN_ADDRESSES).get(_key("known", self._account, self._address)):
+            address, most = _key("address", self._address), conf.settings.SIGN_IN_FAILURES_PER_ADDRESS
+            number, wait = rates.look(address, period, store)
+            if number >= most:
+                return wait
             limits += [
-                (_key("address", self._address), conf.settings.SIGN_IN_FAILURES_PER_ADDRESS),
+                (address, most),
                 (_key("account", self._account, series), conf.settings.SIGN_IN_FAILURES_PER_ACCOUNT),
             ]
         for name, most in limits:
-            number, wait, counter = rates.count(name, conf.settings.SIGN_IN_COOL_OFF_SECS)
+            number, wait, counter = rates.count(name, period, store)
             if number > most:
                 return wait
             self._counters.append(counter)
@@ -84,20 +96,23 @@ class Attempt:
 
     def _take_back(self) -> None:
         for counter in self._counters:
-            rates.take_back(counter)
-        cache.set(_key("known", self._account, self._address), 1, timeout=KNOWN_ADDRESS_SECS)
+            rates.take_back(counter, store_of(COUNTS))
+        known = _key("known", self._account, self._address)
+        store_of(KNOWN_ADDRESSES).set(known, 1, timeout=KNOWN_ADDRESS_SECS)
 
 
 def check_tokens_of(address: str) -> None:
     """Raise TooManyFailures where too many wrong API tokens came from an address."""
-    number, wait = _unless_away(lambda: rates.look(_tokens_of(address), conf.settings.SIGN_IN_COOL_OFF_SECS), (0, 0.0))
+    period = conf.settings.SIGN_IN_COOL_OFF_SECS
+    number, wait = _unless_away(lambda: rates.look(_tokens_of(address), period, store_of(COUNTS)), (0, 0.0))
     if number >= conf.settings.SIGN_IN_FAILURES_PER_ADDRESS:
         raise TooManyFailures(wait)
 
 
 def count_wrong_token(address: str) -> None:
     """Count a wrong API token that came from an address."""
-    _unless_away(lambda: rates.count(_tokens_of(address), conf.settings.SIGN_IN_COOL_OFF_SECS), None)
+    period = conf.settings.SIGN_IN_COOL_OFF_SECS
+    _unless_away(lambda: rates.count(_tokens_of(address), period, store_of(COUNTS)), None)
 
 
 def forget(account: str) -> None:
@@ -106,7 +121,13 @@ def forget(account: str) -> None:
     Raises whatever the cache raises.
     """
     # A new series of counters takes the place of the old ones, whichever addresses those were of.
-    cache.set(_key("series", _folded(account)), secrets.token_hex(8), timeout=conf.settings.SIGN_IN_COOL_OFF_SECS * 2)
+    series = secrets.token_hex(8)
+    store_of(COUNTS).set(_key("series", _folded(account)), series, timeout=conf.settings.SIGN_IN_COOL_OFF_SECS * 2)
+
+
+def store_of(name: str) -> BaseCache:
+    """The cache for COUNTS or KNOWN_ADDRESSES."""
+    return caches[name if name in django_settings.CACHES else "default"]
 
 
 def _tokens_of(address: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.core.cache import cache
+from django.core.cache import caches
 from django.test import Client
 from rest_framework.authtoken.models import Token
 
@@ -24,9 +24,11 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Nothing counted yet, and a clock that stands still at the beginning of a period; gives a way to set it on."""
     now = [1_800_000_000.0]
     monkeypatch.setattr("hubs.rates.time", SimpleNamespace(time=lambda: now[0]))
-    cache.clear()
+    for store in caches.all():
+        store.clear()
     yield lambda secs: now.__setitem__(0, now[0] + secs)
-    cache.clear()
+    for store in caches.all():
+        store.clear()
 
 
 def tried(account: str = "ada", address: str = HOME) -> sign_in.Attempt | int:
@@ -72,6 +74,26 @@ def test_many_accounts_from_one_address() -> None:
     assert sum(len(waits(1, f"user{number}", f"2001:db8::{number:x}")) for number in range(40)) == 10
 
 
+def test_an_address_that_is_refused_leaves_no_counters() -> None:
+    counts, known = (sign_in.store_of(name)._cache for name in (sign_in.COUNTS, sign_in.KNOWN_ADDRESSES))
+    waits(30, "user")
+    for number in range(30):
+        waits(1, f"user{number}")
+    kept = len(counts)
+    assert len(waits(100, "ada")) == 100
+    assert [len(waits(1, f"other{number}")) for number in range(100)] == [1] * 100
+    assert len(counts) == kept < 100
+    # Who does not get in adds nothing to what is remembered of owners, and nobody else adds to either.
+    assert not known
+    assert not caches["default"]._cache
+
+
+def test_a_project_without_caches_for_this_uses_its_own(settings: Any) -> None:
+    settings.CACHES = {"default": settings.CACHES["default"] | {"LOCATION": "one"}}
+    assert waits(6) == [300]
+    assert caches["default"]._cache
+
+
 def test_one_account_from_many_addresses_but_the_owners_own_stays_open(counts: Any) -> None:
     owner = tried(address="198.51.100.7")
     assert isinstance(owner, sign_in.Attempt)
@@ -109,7 +131,8 @@ def test_where_the_cache_is_away_nobody_is_refused(
         raise ConnectionError("redis://:password@host is away")
 
     for verb in ("add", "get", "incr", "decr", "set"):
-        monkeypatch.setattr(f"hubs.sign_in.cache.{verb}", broken)
+        for name in (sign_in.COUNTS, sign_in.KNOWN_ADDRESSES):
+            monkeypatch.setattr(sign_in.store_of(name), verb, broken)
     for _ in range(10):
         attempt = tried()
         assert isinstance(attempt, sign_in.Attempt)

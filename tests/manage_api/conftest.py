@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.core.cache import cache
+from django.core.cache import caches
 from django.test import Client
 from rest_framework.authtoken.models import Token
 
@@ -26,7 +26,8 @@ ERROR_MEMBERS = ["code", "message", "target", "details", "innererror"]
 @pytest.fixture(autouse=True)
 def _fresh_process(settings: Any) -> Iterator[None]:
     """No test sees another one's counted calls, rows or settings."""
-    cache.clear()
+    for store in caches.all():
+        store.clear()
     hub_settings.drop()
     settings.WEBPUBSUB = {
         **settings.WEBPUBSUB,

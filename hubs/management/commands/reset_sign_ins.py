@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -19,7 +18,7 @@ class Command(BaseCommand):
         parser.add_argument("username", help="the name of the account")
 
     def handle(self, *args: Any, username: str, **options: Any) -> None:
-        if isinstance(caches["default"], LocMemCache):
+        if isinstance(sign_in.store_of(sign_in.COUNTS), LocMemCache):
             raise CommandError(
                 "Without REDIS_URL failed sign-ins are counted in the memory of the running service. Restart it, wait "
                 f"{conf.settings.SIGN_IN_COOL_OFF_SECS} seconds, or use “Forget failed sign-ins” in the admin's list "
