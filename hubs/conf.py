@@ -164,6 +164,11 @@ OPTIONS: dict[str, Option] = {
     "REST_RATE": Option(
         None, 'Calls to the REST API per access key, such as "6000/min"; None = no limit, as in Azure.', _rate
     ),
+    "MAX_CONCURRENT_REQUESTS": Option(
+        64,
+        "HTTP requests that Django works on at once, per process, each in a thread; more wait for 10 s, then get 503.",
+        _between(1, 10_000),
+    ),
     "MAX_MESSAGE_BYTES": Option(
         1024 * 1024,
         "Largest message, in bytes; a larger one closes its client's socket with 1009, in REST it is refused with 413.",

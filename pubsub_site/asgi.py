@@ -12,6 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pubsub_site.settings")
 django_application = get_asgi_application()
 
 from hubs.lifespan import lifespan_application  # noqa: E402
+from hubs.rest.concurrency import BoundedRequests  # noqa: E402
 from hubs.rest.cors import allow_other_origins  # noqa: E402
 from hubs.rest.intake import BoundedBodies  # noqa: E402
 from hubs.rest.lane import Lane  # noqa: E402
@@ -20,7 +21,7 @@ from pubsub_site.prefix import BelowPrefix  # noqa: E402
 
 # In front of Django, for the REST calls that come most often.
 lane = Lane(
-    BoundedBodies(django_application),
+    BoundedBodies(BoundedRequests(django_application)),
     unconcerned=[
         "pubsub_site.static_files.StaticFiles",
         "pubsub_site.content_policy.AdminContentPolicy",

@@ -355,6 +355,7 @@ WEBPUBSUB = {
     "REST_ORIGINS": env.list("REST_ORIGINS", default=[]),
     "MANAGE_RATE": env.str("MANAGE_RATE", default="600/min"),
     "REST_RATE": env.str("REST_RATE", default="") or None,
+    "MAX_CONCURRENT_REQUESTS": _number("MAX_CONCURRENT_REQUESTS", 64),
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
     "HTTP_KEEP_ALIVE_SECS": _number("HTTP_KEEP_ALIVE_SECS", 75),
     "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
