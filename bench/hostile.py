@@ -1,11 +1,13 @@
-"""`python -m bench.hostile`: what strangers without credentials cost, and whether honest clients notice.
+"""`python -m bench.hostile`: what hostile clients cost, and whether honest ones notice.
 
-Three attacks, one after the other, on a service that was started as `make run` does:
+Four attacks, one after the other, on a service that was started as `make run` does:
 
     half handshakes    thousands of connections that send the head of a WebSocket handshake, one byte a second
     slow bodies        hundreds of requests to REST, the admin's login and negotiate whose bodies come as slowly
     large heads        requests with headers, one header, an address or trailers that never end, as fast as they are
                        taken
+    floods             one connection at a time that sends something tiny over and over, as fast as it is taken: empty
+                       lines and chunks without a token; pings, messages and pieces of a message with one
 
 All the time an honest client opens a WebSocket and sends a message by REST, each on a connection of its own, about four
 times a second; both are timed from the first packet to the answer. Shown are the memory of the service, how long it
@@ -48,6 +50,8 @@ HONEST_PAUSE_SECS = 0.25
 OPENED_AT_ONCE = 200
 # A second's bytes are sent in so many turns, not all at once.
 TURNS = 20
+# What a flood writes at a time.
+_WRITTEN_BYTES = 64 * 1024
 # No attack is watched for longer.
 ATTACK_SECS = 60.0
 
@@ -73,6 +77,21 @@ _HEADS = {
         "POST / HTTP/1.1\r\nHost: localhost:{port}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
         _MANY,
     ),
+}
+_CHUNKED = "POST /api/negotiate/bench HTTP/1.1\r\nHost: localhost:{port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+_OPENED = (
+    "GET {target} HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    "Sec-WebSocket-Protocol: json.webpubsub.azure.v1\r\n\r\n"
+)
+_NO_MASK = bytes(4)
+# How each begins, what comes once, and what then comes again and again.
+_FLOODS = {
+    "empty lines": ("", b"", b"\r\n"),
+    "chunks": (_CHUNKED, b"", b"1\r\nx\r\n"),
+    "pings": (_OPENED, b"", b"\x89\x80" + _NO_MASK),
+    "messages": (_OPENED, b"", b"\x81\x8f" + _NO_MASK + b'{"type":"ping"}'),
+    "pieces": (_OPENED, b"\x01\x80" + _NO_MASK, b"\x00\x80" + _NO_MASK),
 }
 
 
@@ -255,6 +274,38 @@ class Scene:
         await asyncio.sleep(1)
         return [], taken
 
+    async def floods(self) -> tuple[list[float], dict[str, int]]:
+        """One connection at a time, as fast as it is taken, one kind after the other."""
+        for head, once, again in _FLOODS.values():
+            more = again * (_WRITTEN_BYTES // len(again))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.flood_secs):
+                    while True:
+                        with contextlib.suppress(OSError):
+                            await self._flood(
+                                head.format(port=self._server.port, target=self._target).encode(), once, more
+                            )
+        return [], {}
+
+    async def _flood(self, head: bytes, once: bytes, more: bytes) -> None:
+        """Until it is hung up on."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        hearing = asyncio.ensure_future(_hear_out(reader))
+        try:
+            writer.write(head + once)
+            while not hearing.done():
+                writer.write(more)
+                await writer.drain()
+        finally:
+            hearing.cancel()
+            writer.transport.abort()
+
+
+async def _hear_out(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        while await reader.read(1 << 16):
+            pass
+
 
 def check(attack: Attack) -> None:
     """Raises Wrong where the service promises more."""
@@ -272,8 +323,8 @@ class Hostile(command.Bench):
     """The attacks, one after the other on the same service."""
 
     name = "hostile"
-    summary = "What strangers without credentials cost, and whether honest clients notice."
-    quick = {"handshakes": 200, "bodies": 60, "megabytes": 60, "secs": 1.0}
+    summary = "What hostile clients cost, and whether honest ones notice."
+    quick = {"handshakes": 200, "bodies": 60, "megabytes": 60, "flood_secs": 1.0, "secs": 1.0}
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)
@@ -284,6 +335,9 @@ class Hostile(command.Bench):
         parser.add_argument("--handshakes", type=whole(1, 20_000), default=5000, help="default: %(default)s")
         parser.add_argument("--bodies", type=whole(1, 20_000), default=900, help="default: %(default)s")
         parser.add_argument("--megabytes", type=whole(1, 1000), default=60, help="of each head (default: %(default)s)")
+        parser.add_argument(
+            "--flood-secs", type=seconds(1, 60), default=3.0, help="of each flood (default: %(default)g)"
+        )
         parser.add_argument("--secs", type=seconds(1, 120), default=10.0, help="without attack (default: %(default)g)")
 
     def measure(self) -> None:
@@ -302,6 +356,7 @@ class Hostile(command.Bench):
             ("half handshakes", scene.half_handshakes, self.options.handshakes),
             ("slow bodies", scene.slow_bodies, self.options.bodies),
             ("large heads", scene.large_heads, len(_HEADS)),
+            ("floods", scene.floods, len(_FLOODS)),
         ):
             self.attacks.append(await scene.watch(name, attack, attackers))
 
@@ -313,7 +368,7 @@ class Hostile(command.Bench):
 
     def tables(self) -> Iterator[Table]:
         attacks = figures.table(
-            "Attacks without credentials",
+            "Attacks",
             "attack",
             right=(
                 *("attackers", "borne with for s: median", "longest", "server MiB: before", "most", "server's core"),

@@ -26,6 +26,12 @@ A receiver that is busy holds its socket. Then messages are kept here, up to a b
 still read: pings are answered, and a client that says goodbye or leaves is noticed. Past the bound it is
 not read, and the wheel of `keep_alive.py` watches whether the client is there.
 
+A client that sends as fast as it can gets no more than its part of the loop. A read may hold tens of thousands of
+frames, and libuv reads a socket again, up to 32 times, as long as it fills the buffer. So after FRAMES_PER_TURN frames,
+or a read that may have filled it, the socket is not read for REST_SECS, in which the loop serves the others. A turn of
+the loop would do for the other sockets, but not for threads: a loop that never waits takes the GIL back before
+a thread has woken up to take it, and what Django does in threads would stand still.
+
 How a conversation ends is as `endings.py` has it for every server: the receiver is told once, when
 it is decided. The socket follows at once: behind the close frame this side is shut (FIN), and what the
 client still sends is read and thrown away until it has shut its own. To close with bytes unread would
@@ -56,6 +62,13 @@ MAX_COLLECTED_BYTES = 128 * 1024
 MAX_AHEAD_BYTES = 64 * 1024
 AHEAD_BYTES_EACH = 64
 
+# So many frames of one client are handled in one turn of the loop; the others wait in its reader. A read of so many
+# bytes is the last of its turn: it is as much as uvloop's buffer has, and libuv repeats only a read that fills it.
+FRAMES_PER_TURN = 256
+LARGE_READ_BYTES = 256_000
+# For how long a client that has had as much as that is not read.
+REST_SECS = 0.001
+
 # After a turn with many writes the loop looks for what has arrived once more for so many of them, and at most so
 # often, before it writes again. A look takes a few microseconds, a write about four.
 WRITES_PER_LOOK = 32
@@ -77,6 +90,8 @@ class Sockets:
         # Sockets with something of their own to write when the turn is over.
         self._collecting: list[DirectSocket] = []
         self._scheduled = False
+        # Sockets that rest; all of them at the same time, so that the loop does.
+        self._resting: list[DirectSocket] = []
         # How many writes the last turn made, and how often the sockets are looked at again before the next are made.
         self._writes = 0
         self._looks = 0
@@ -88,6 +103,20 @@ class Sockets:
         self._collecting.append(socket)
         if not self._scheduled:
             self._schedule()
+
+    def rest(self, socket: DirectSocket) -> None:
+        """Have a socket go on reading in REST_SECS."""
+        self._resting.append(socket)
+        if len(self._resting) == 1:
+            self.call_later(REST_SECS, self._end_rest)
+
+    def _end_rest(self) -> None:
+        sockets, self._resting = self._resting, []
+        for socket in sockets:
+            try:
+                socket.go_on()
+            except Exception:
+                socket.drop("Frames could not be read")
 
     def write(self, audience: Audience, frames: bytes) -> None:
         """Write to many when this turn of the loop is over."""
@@ -178,6 +207,7 @@ class DirectSocket(asyncio.Protocol):
         "_discards",
         "_full",
         "_held",
+        "_lost",
         "_over",
         "_paused",
         "_pinged",
@@ -191,6 +221,7 @@ class DirectSocket(asyncio.Protocol):
         "_timer",
         "_transport",
         "_write",
+        "_yields",
         "ready",
     )
 
@@ -215,6 +246,10 @@ class DirectSocket(asyncio.Protocol):
         self._over = self._deaf = False
         # Whatever comes is thrown away: it cannot be read any more, or our side is shut.
         self._discards = False
+        # It has had its part of the loop for now, and is not read.
+        self._yields = False
+        # The transport was lost meanwhile.
+        self._lost = False
         # Of that so much is known to come, and worth waiting for.
         self._rest = 0
         # A ping was sent, and nothing has come since.
@@ -223,7 +258,7 @@ class DirectSocket(asyncio.Protocol):
         self._pong: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
         # The transport's own `write`, while there is nothing to be minded.
-        self._write = transport.write
+        self._write: Callable[[bytes], None] = transport.write
         self.ready: Callable[[bytes], None] | None = self._write
         self._slot = sockets.wheel.add(self)
         sockets.connections.add(self)
@@ -231,7 +266,7 @@ class DirectSocket(asyncio.Protocol):
         if early:
             # What the client sent before it had the answer to its handshake. More may come before this turn is over.
             self._reader.feed(early)
-            sockets.call_soon(self._read)
+            sockets.call_soon(self._read_more)
         try:
             receiver.opened(self)
         except Exception:
@@ -289,7 +324,7 @@ class DirectSocket(asyncio.Protocol):
             self._held = False
             if self._ahead or self._reader.waits:
                 # Not now: perhaps it is a receiver that asks, in the middle of a message.
-                self._sockets.call_soon(self._read)
+                self._sockets.call_soon(self._read_more)
             elif self._paused:
                 self._resume()
 
@@ -298,6 +333,8 @@ class DirectSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client; whatever they are, it gets an answer."""
         self._pinged = False
+        if len(data) >= LARGE_READ_BYTES:
+            self._yield()
         if self._discards:
             if self._rest > 0:
                 self._rest = max(0, self._rest - len(data))
@@ -309,6 +346,12 @@ class DirectSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        if self._yields and not self._over:
+            # What was read is handled first.
+            self._lost = True
+            self._write = _nowhere
+            self._look()
+            return
         self._hand_on(all_of_it=True)
         self._tell(endings.CONNECTION_LOST)
         self._collected.clear()
@@ -350,9 +393,9 @@ class DirectSocket(asyncio.Protocol):
             self._collected.append(frames)
             self.flush()
 
-    def drop(self) -> None:
+    def drop(self, what: str = "Frames could not be written") -> None:
         """Something failed that should not: the others are not to suffer from it. Called where it is caught."""
-        logger.exception("Frames could not be written")
+        logger.exception(what)
         self._transport.abort()
 
     def flush(self) -> None:
@@ -374,7 +417,7 @@ class DirectSocket(asyncio.Protocol):
     def beat(self, payload: bytes) -> None:
         """Drop a silent client, without waiting for it to take what lies in the buffer; else ping it."""
         # While nothing is read it is us who are not listening.
-        if self._over or self._paused:
+        if self._over or self._paused or self._yields:
             return
         if self._pinged:
             self._transport.abort()
@@ -388,7 +431,7 @@ class DirectSocket(asyncio.Protocol):
         if peer is not None and peer.left:
             self._deaf = True
             self._resume()
-            self._sockets.call_soon(self._read)
+            self._sockets.call_soon(self._read_more)
         elif peer is not None and peer.silent_secs > self._sockets.wheel.secs:
             self._transport.abort()
         elif payload is not None and not self._full:
@@ -411,11 +454,38 @@ class DirectSocket(asyncio.Protocol):
 
     # Reading
 
+    def _yield(self) -> None:
+        """Leave the loop to others for a while."""
+        if not self._yields:
+            self._yields = True
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+            self._sockets.rest(self)
+
+    def go_on(self) -> None:
+        """Read on after a rest."""
+        self._yields = False
+        self._read()
+        if self._yields:
+            return
+        if self._lost:
+            self.connection_lost(None)
+        elif not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _read_more(self) -> None:
+        """Read what is here, unless that is done after a rest."""
+        if not self._yields:
+            self._read()
+
     def _read(self) -> None:
         if self._ahead:
             self._hand_on()
         reader = self._reader
-        while self._deaf or self._ahead_bytes < MAX_AHEAD_BYTES:
+        for _ in range(FRAMES_PER_TURN):
+            if self._ahead_bytes >= MAX_AHEAD_BYTES and not self._deaf:
+                self._pause()
+                return
             try:
                 message = reader.next()
                 if message is None:
@@ -423,10 +493,17 @@ class DirectSocket(asyncio.Protocol):
                         self._resume()
                     return
                 kind, payload = message
-                told = payload.decode() if kind == reading.TEXT else bytes(payload)
-                if kind == reading.CLOSE:
+                if kind == reading.TEXT:
+                    told: str | bytes = payload.decode()
+                elif kind == reading.BINARY:
+                    told = bytes(payload)
+                elif kind == reading.CLOSE:
                     self._closed(payload)
                     return
+                else:
+                    if kind == reading.PING and not self._deaf:
+                        self._answer(payload)
+                    continue
             except Fault as fault:
                 self._rest = fault.rest
                 self._break_off(fault.code)
@@ -434,14 +511,7 @@ class DirectSocket(asyncio.Protocol):
             except UnicodeDecodeError:
                 self._break_off(endings.INVALID_DATA)
                 return
-            if self._deaf or kind == reading.PONG:
-                continue
-            if kind == reading.PING:
-                pong = _control(reading.PONG, payload)
-                if self._full:
-                    self._pong = pong
-                else:
-                    self._insert(pong)
+            if self._deaf:
                 continue
             if self._held:
                 if self._ahead is None:
@@ -450,7 +520,14 @@ class DirectSocket(asyncio.Protocol):
                 self._ahead_bytes += len(payload) + AHEAD_BYTES_EACH
                 continue
             self._give(told)
-        self._pause()
+        self._yield()
+
+    def _answer(self, ping: bytes | bytearray) -> None:
+        pong = _control(reading.PONG, ping)
+        if self._full:
+            self._pong = pong
+        else:
+            self._insert(pong)
 
     def _give(self, message: str | bytes) -> None:
         try:
@@ -480,7 +557,7 @@ class DirectSocket(asyncio.Protocol):
             # Its answer to a ping may lie behind what was not read.
             self._pinged = False
             self._sockets.wheel.unwatch(self)
-            if not self._transport.is_closing():
+            if not self._yields and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     def _closed(self, payload: bytes | bytearray) -> None:
@@ -512,7 +589,7 @@ class DirectSocket(asyncio.Protocol):
         else:
             self._expire(secs)
             self._resume()
-            self._sockets.call_soon(self._read)
+            self._sockets.call_soon(self._read_more)
 
     def _break_off(self, code: int) -> None:
         """The client broke the protocol: have it closed, by the receiver, behind what is done for it still."""
@@ -590,6 +667,10 @@ class DirectSocket(asyncio.Protocol):
 
 def _control(opcode: int, payload: bytes | bytearray) -> bytes:
     return bytes((_FINAL | opcode, len(payload))) + payload
+
+
+def _nowhere(frames: bytes) -> None:
+    """Where a socket writes whose transport is lost."""
 
 
 class HandedOver:

@@ -8,7 +8,8 @@ each request that a client sends ahead; and nobody asks how long any of that tak
     a request    that was sent ahead waits, unparsed, until the one before it has been answered. Reading is paused
                  meanwhile, so no more than one read of the socket waits;
     a body       is parsed up to its own end, so that what comes behind it is the next head. What chunked encoding
-                 adds to it is bounded in relation to the body;
+                 adds to it is bounded in relation to the body, and so are the chunks of one turn of the loop: one
+                 read may hold tens of thousands, and others would wait;
     an answer    may be given before the body has been read, and often is: tokens are in the head. The rest of the
                  body is thrown away then, so that the client can read the answer: who closes a socket with bytes
                  unread resets the connection, and the answer may be lost with it.
@@ -37,6 +38,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from hubs.servers import endings
+from hubs.servers.direct import REST_SECS
 from hubs.servers.keep_alive import Wheel
 
 # The longest token that is looked at (rules/tokens.py) fits into an address of a handshake. That of another request has
@@ -46,10 +48,15 @@ MAX_TARGET_BYTES = (1 << 16) - 2
 # Request line and headers together.
 MAX_HEAD_BYTES = 256 * 1024
 MAX_HEADERS = 200
+# Some clients send an empty line behind a body. So many bytes of empty lines may come in front of a head.
+MAX_EMPTY_BYTES = 4
 # What chunked encoding may add to a body, trailers and extensions included: so much, and so many bytes per byte of
 # the body; and so much in one piece. A chunk of one byte takes six.
 MAX_CHUNK_BYTES = 16 * 1024
 MAX_CHUNK_FACTOR = 16
+# A chunked body is parsed so many bytes at a time; after so many chunks the others have a turn (direct.py has why).
+PARSED_BYTES = 4 * 1024
+CHUNKS_PER_TURN = 512
 
 # How long a client may take until its connection's first request, or one that has begun, has all its headers.
 HEAD_SECS = 10.0
@@ -106,8 +113,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._wheel = cast(HttpConfig, self.config).wheel
         self._slot: int | None = None
-        # A head of which there is not everything yet; why one is refused that has been parsed.
+        # A head of which there is not everything yet; how many bytes of empty lines came in front of it; why one is
+        # refused that has been parsed.
         self._head = bytearray()
+        self._empty = 0
         self._why: Refused | None = None
         # A body of which there is not everything yet: how many bytes are to come, None where it is chunked; how many
         # came, without the encoding and with it, and how many with it since the body's last; the last bytes, if it
@@ -116,6 +125,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._left: int | None = 0
         self._received = self._raw = self._raw_since = 0
         self._tail = b""
+        # How many chunks were parsed in this turn of the loop.
+        self._chunks = 0
         # Whether the connection goes on after this request, provided that all of its body has been read.
         self._goes_on = True
         # What came behind a request that has not been answered.
@@ -145,6 +156,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._leave_wheel()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """The client has shut its side. It gets the answer to a request that is complete."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or self._in_body or self._parting_until is not None:
+            return False
+        cycle.keep_alive = False
+        return True
+
     # What comes in
 
     def data_received(self, data: bytes) -> None:
@@ -160,9 +179,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        at = 0
+        at = self._chunks = 0
         try:
             while at < len(data) and self._parting_until is None and not self.transport.is_closing():
+                if self._in_body and self._chunks > CHUNKS_PER_TURN:
+                    self._ahead = data[at:]
+                    self._flow.hold()
+                    self.loop.call_later(REST_SECS, self._read_ahead)
+                    return
                 if self._in_body:
                     at = self._read_body(data, at)
                 elif self.cycle is not None and not self.cycle.response_complete:
@@ -180,9 +204,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _read_head(self, data: bytes, at: int) -> int:
         """Read a head from `at` on, or keep what there is of it; gives how far it was read."""
         if not self._head:
-            # Some clients send an empty line behind a body.
-            while at < len(data) and data[at] in _LINE_ENDS:
-                at += 1
+            if data[at] in _LINE_ENDS:
+                at = self._pass_over_empty(data, at)
             end = data.find(_END, at) + len(_END)
             if end < len(_END):
                 return self._begin_head(data[at:], len(data))
@@ -204,6 +227,14 @@ class HttpProtocol(HttpToolsProtocol):
             return len(data)
         return end
 
+    def _pass_over_empty(self, data: bytes, at: int) -> int:
+        begin = data[at : at + MAX_EMPTY_BYTES + 1]
+        empty = len(begin) - len(begin.lstrip(_LINE_ENDS))
+        self._empty += empty
+        if self._empty > MAX_EMPTY_BYTES:
+            raise _not_http()
+        return at + empty
+
     def _begin_head(self, data: bytes, end: int) -> int:
         if data:
             if not _A <= data[0] <= _Z:
@@ -222,6 +253,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse_head(self, head: bytes) -> bool:
         """Parse a complete head. Tells whether the connection is a WebSocket from now on."""
         self._why = None
+        self._empty = 0
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -249,14 +281,15 @@ class HttpProtocol(HttpToolsProtocol):
         return end
 
     def _end_of_chunks(self, data: bytes, at: int) -> int:
-        """Where the body may end: behind the next empty line, which may have begun before."""
+        """How far to parse: to where the body may end, behind the next empty line, which may have begun before."""
+        limit = min(len(data), at + PARSED_BYTES)
         overlap = self._tail + data[at : at + len(_END) - 1]
         found = overlap.find(_END)
         if found >= 0:
             end = at + found + len(_END) - len(self._tail)
         else:
-            found = data.find(_END, at)
-            end = len(data) if found < 0 else found + len(_END)
+            found = data.find(_END, at, limit)
+            end = limit if found < 0 else found + len(_END)
         self._tail = (self._tail + data[max(at, end - len(_END) + 1) : end])[-len(_END) + 1 :]
         return end
 
@@ -288,6 +321,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Take a piece of a request's body."""
         self._received += len(body)
         self._raw_since = 0
+        self._chunks += 1
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -41,6 +41,8 @@ _text_decoder = codecs.getincrementaldecoder("utf-8")
 
 # A whole text or binary message, or the payload of a control frame, with the opcode of its first frame.
 Message = tuple[int, bytes | bytearray]
+# Stands for a piece of a message that was read and kept; so who counts what is read counts frames.
+PIECE: Message = CONTINUATION, b""
 
 
 class Fault(Exception):
@@ -86,67 +88,67 @@ class Reader:
         self._data += data
 
     def next(self) -> Message | None:
-        """The next whole message or control frame; None when more has to come. Raises Fault."""
-        while True:
-            data, at = self._data, self._at
-            left = len(data) - at
-            if left < 2 or left < self._needed:
-                if not left:
-                    # Not kept for the next time: most clients are silent most of the time.
-                    self._data, self._at = b"", 0
-                return None
-            first, size = data[at], data[at + 1]
-            if first & _RESERVED or not size & _MASKED:
+        """Read a frame: the message that is complete with it, or PIECE; None when more has to come. Raises Fault."""
+        data, at = self._data, self._at
+        left = len(data) - at
+        if left < 2 or left < self._needed:
+            if not left:
+                # Not kept for the next time: most clients are silent most of the time.
+                self._data, self._at = b"", 0
+            return None
+        first, size = data[at], data[at + 1]
+        if first & _RESERVED or not size & _MASKED:
+            raise Fault(PROTOCOL_ERROR)
+        size &= ~_MASKED
+        opcode = first & _OPCODE
+        start = 2
+        if opcode & CLOSE:
+            if opcode > PONG or size > _MAX_CONTROL_BYTES or not first & _FINAL:
                 raise Fault(PROTOCOL_ERROR)
-            size &= ~_MASKED
-            opcode = first & _OPCODE
-            start = 2
-            if opcode & CLOSE:
-                if opcode > PONG or size > _MAX_CONTROL_BYTES or not first & _FINAL:
-                    raise Fault(PROTOCOL_ERROR)
-            elif opcode > BINARY:
-                raise Fault(PROTOCOL_ERROR)
-            if size > _MAX_CONTROL_BYTES:
-                start = 4 if size == 126 else 10
-                if left < start:
-                    return None
-                size = int.from_bytes(data[at + 2 : at + start], "big")
-                if size >> 63 or size < _LEAST[start]:
-                    raise Fault(PROTOCOL_ERROR)
-            if opcode < CLOSE:
-                pieces = self._pieces
-                if (pieces is None) is (opcode == CONTINUATION):
-                    raise Fault(PROTOCOL_ERROR)
-                if size + (0 if pieces is None else len(pieces)) > self._max_bytes:
-                    raise Fault(TOO_LARGE, max(0, start + _MASK_BYTES + size - left))
-            end = start + _MASK_BYTES + size
-            if left < end:
-                self._needed = end
+        elif opcode > BINARY:
+            raise Fault(PROTOCOL_ERROR)
+        if size > _MAX_CONTROL_BYTES:
+            start = 4 if size == 126 else 10
+            if left < start:
                 return None
-            self._needed = 0
-            start += at
-            mask = data[start : start + _MASK_BYTES]
-            payload: bytes | bytearray = data[start + _MASK_BYTES : at + end]
-            if mask != _NO_MASK:
-                payload = apply_mask(payload, mask)
-            self._at = at + end
-            if opcode >= CLOSE:
-                return opcode, payload
-            if pieces is None and first & _FINAL:
-                return opcode, payload
-            if pieces is None:
-                self._kind, self._pieces = opcode, bytearray(payload)
-                self._text = _text_decoder() if opcode == TEXT else None
-            else:
-                pieces += payload
-            if self._text is not None:
-                try:
-                    self._text.decode(payload, bool(first & _FINAL))
-                except UnicodeDecodeError:
-                    raise Fault(INVALID_DATA) from None
-            if pieces is not None and first & _FINAL:
-                self._pieces = self._text = None
-                return self._kind, pieces
+            size = int.from_bytes(data[at + 2 : at + start], "big")
+            if size >> 63 or size < _LEAST[start]:
+                raise Fault(PROTOCOL_ERROR)
+        if opcode < CLOSE:
+            pieces = self._pieces
+            if (pieces is None) is (opcode == CONTINUATION):
+                raise Fault(PROTOCOL_ERROR)
+            if size + (0 if pieces is None else len(pieces)) > self._max_bytes:
+                raise Fault(TOO_LARGE, max(0, start + _MASK_BYTES + size - left))
+        end = start + _MASK_BYTES + size
+        if left < end:
+            self._needed = end
+            return None
+        self._needed = 0
+        start += at
+        mask = data[start : start + _MASK_BYTES]
+        payload: bytes | bytearray = data[start + _MASK_BYTES : at + end]
+        if mask != _NO_MASK:
+            payload = apply_mask(payload, mask)
+        self._at = at + end
+        if opcode >= CLOSE:
+            return opcode, payload
+        if pieces is None and first & _FINAL:
+            return opcode, payload
+        if pieces is None:
+            self._kind, self._pieces = opcode, bytearray(payload)
+            self._text = _text_decoder() if opcode == TEXT else None
+        else:
+            pieces += payload
+        if self._text is not None:
+            try:
+                self._text.decode(payload, bool(first & _FINAL))
+            except UnicodeDecodeError:
+                raise Fault(INVALID_DATA) from None
+        if pieces is not None and first & _FINAL:
+            self._pieces = self._text = None
+            return self._kind, pieces
+        return PIECE
 
     @property
     def waits(self) -> bool:

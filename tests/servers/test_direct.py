@@ -18,7 +18,7 @@ from tests.running import PATIENCE
 from tests.servers.raw import frame
 from tests.servers.transports import Transport, unframed
 
-TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MAX_BYTES = 1000
 KEEP_ALIVE_SECS = 10.0
 
@@ -110,8 +110,11 @@ class Bench:
         self.loop.run_forever()
 
     def settle(self) -> None:
-        for _ in range(6):
+        rest = 6
+        while rest:
             self.turn()
+            # Of those that are read in parts every part.
+            rest = 6 if any(socket._yields for socket in self.connections) else rest - 1
 
     def run_until(self, reached: Callable[[], bool]) -> None:
         """Let it go round until something has come about."""
@@ -441,6 +444,7 @@ def test_what_is_read_ahead_is_bounded(bench: Bench) -> None:
     tiny, other = bench.open()
     bench.within(other.socket.hold)
     bench.within(lambda: tiny.say(frame(TEXT) * 100_000))
+    bench.settle()
     assert len(other.socket._ahead) <= direct.MAX_AHEAD_BYTES // direct.AHEAD_BYTES_EACH + 1
     bench.within(other.socket.read_on)
     bench.within(receiver.socket.read_on)
@@ -470,6 +474,7 @@ def _past_the_bound(bench: Bench, peer: Peer | None) -> tuple[Transport, Receive
     transport.socket = peer
     bench.within(receiver.socket.hold)
     bench.within(lambda: transport.say(frame(TEXT) * 5000 + frame(CLOSE, b"\x03\xe8bye")))
+    bench.settle()
     assert not transport.reading
     assert receiver.socket in bench.sockets.wheel._watched
     return transport, receiver
@@ -563,6 +568,88 @@ def test_a_receiver_may_read_on_at_once(bench: Bench) -> None:
         before = len(receiver.heard)
         bench.settle()
         assert len(receiver.heard) > before
+
+
+FLOODS = {
+    "pings": (frame(PING), 0),
+    "messages": (frame(TEXT, b"x"), 5000),
+    "pieces": (frame(CONTINUATION, final=False), 0),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_client_gets_no_more_than_its_part_of_the_loop(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = [0]
+    unwatched = direct.Reader.next
+
+    def next_frame(reader: direct.Reader) -> Any:
+        handled[0] += 1
+        return unwatched(reader)
+
+    monkeypatch.setattr(direct.Reader, "next", next_frame)
+    transport, receiver = bench.open()
+    (other, _), (sent, messages) = bench.open(), FLOODS[name]
+    begin, end = (frame(BINARY, final=False), frame(CONTINUATION)) if name == "pieces" else (b"", b"")
+    bench.within(lambda: transport.say(begin + sent * 5000 + end + frame(TEXT, b"last")))
+    for _ in range(3):
+        # It is not read further, nor taken for silent, and another client is answered meanwhile.
+        assert not transport.reading
+        receiver.socket.beat(b"beat")
+        bench.within(lambda: other.say(frame(PING, b"other")))
+        bench.turn()
+        other.take()
+        assert other.frames.pop() == (PONG, b"other")
+        other.taken.clear()
+        before, handled[0] = handled[0], 0
+        assert before <= direct.FRAMES_PER_TURN + 3
+        bench.run_until(lambda: handled[0] > 0)
+    bench.settle()
+    assert receiver.heard[messages + (name == "pieces") :] == ["last"]
+    assert transport.reading
+    assert not receiver.socket._pinged
+
+
+@pytest.mark.parametrize("how", ["cut", "close"])
+def test_what_was_read_of_a_client_is_handled_though_it_is_gone(bench: Bench, how: str) -> None:
+    transport, receiver = bench.open()
+    close = frame(CLOSE, b"\x03\xe8bye") if how == "close" else b""
+    receiver.on_message = lambda message: receiver.socket.write(frames_of("answer"))
+    bench.within(lambda: transport.say(frame(TEXT, b"x") * 1000 + close + frame(TEXT, b"behind")))
+    assert len(receiver.heard) == direct.FRAMES_PER_TURN
+    transport.cut()
+    bench.settle()
+    assert len(receiver.heard) == (1000 if how == "close" else 1001)
+    assert receiver.ends == [(1000, "bye") if how == "close" else (1006, "")]
+    assert receiver.socket not in bench.connections
+
+
+def test_a_socket_that_is_read_in_parts_is_held_and_closed_as_any(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    bench.within(lambda: transport.say(frame(BINARY, b"x" * 100) * 2000))
+    bench.within(receiver.socket.hold)
+    bench.settle()
+    # Read ahead up to the bound, and not read any more.
+    before = len(receiver.heard)
+    assert before < 2000
+    assert not transport.reading
+    bench.within(receiver.socket.read_on)
+    bench.settle()
+    assert (len(receiver.heard), transport.reading) == (2000, True)
+    bench.within(lambda: transport.say(frame(BINARY, b"x" * 100) * 2000 + frame(CLOSE, b"\x03\xe9")))
+    bench.within(receiver.socket.shutdown)
+    bench.settle()
+    assert len(receiver.heard) < 3000
+    assert (receiver.ends, transport.ended) == ([(1001, "")], True)
+
+
+def test_a_large_read_is_the_last_for_now(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    bench.within(lambda: transport.say(frame(BINARY, b"x" * MAX_BYTES) * (direct.LARGE_READ_BYTES // MAX_BYTES)))
+    assert len(receiver.heard) == direct.LARGE_READ_BYTES // MAX_BYTES
+    assert not transport.reading
+    bench.run_until(lambda: transport.reading)
 
 
 def test_a_receiver_that_fails(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

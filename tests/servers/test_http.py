@@ -207,6 +207,8 @@ REFUSED = {
     "endless trailers": (400, CHUNKED + b"1\r\nx\r\n0\r\n" + headers(10_000)),
     "endless trailers of a long body": (400, CHUNKED + b"8000\r\n%s\r\n0\r\n" % (b"x" * 0x8000) + headers(99_999)),
     "a body before it was asked for": (400, CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\nx\r\n"),
+    "empty lines": (400, b"\r\n\r\n\n"),
+    "empty lines without end": (400, b"\r\n" * 100_000),
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "no HTTP": (400, b"hello\r\n\r\n"),
 }
@@ -259,6 +261,44 @@ async def test_requests_one_behind_the_other(running: Running, size: int) -> Non
             assert told["host"] == "localhost"
         assert sizes == [0, 5, 7, 2, 2, 0]
         assert told["path"] == "/last"
+
+
+async def test_a_few_empty_lines_before_a_request(running: Running) -> None:
+    async with wire(running) as client:
+        for size in (1, 4, 100):
+            said = b"\r\n\r\n" + READ + b"\r\n"
+            for at in range(0, len(said), size):
+                client.write(said[at : at + size])
+                await client.writer.drain()
+            await client.told()
+
+
+async def test_who_sends_empty_lines_without_end_is_cut_off(running: Running) -> None:
+    async with wire(running, READ + b"\r\n") as client:
+        await client.told()
+        assert await sends(client, b"\r\n" * 32_768) < 16 << 20
+
+
+async def test_many_small_chunks_are_read_in_parts(running: Running) -> None:
+    count = 100_000
+    async with wire(running, CHUNKED + b"1\r\nx\r\n" * count + b"0\r\n\r\n" + READ + b"\r\n") as client:
+        assert (await client.told())["size"] == count
+        await client.told()
+
+
+async def test_who_shuts_its_side_is_answered(running: Running) -> None:
+    asked = POST + b"Content-Length: 2\r\n\r\nab"
+    for said, answers in ((READ + b"\r\n", 1), (asked, 1), (CHUNKED + b"1\r\na\r\n0\r\n\r\n" + asked * 3, 4)):
+        async with wire(running, said) as client:
+            client.writer.write_eof()
+            for _ in range(answers):
+                await client.told()
+            await client.cut_off()
+    # What is not complete is not answered.
+    for said in (b"", READ, asked[:-1], CHUNKED + b"1\r\na\r\n"):
+        async with wire(running, said) as client:
+            client.writer.write_eof()
+            await client.cut_off()
 
 
 async def test_what_is_sent_ahead_waits_unread(running: Running) -> None:
