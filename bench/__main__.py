@@ -55,7 +55,7 @@ PARTS = {
         Part("scale", 5, ("--rounds", "5", "--seconds", "2")),
         Part("azure", 3.2, ("--secs", "10")),
         Part("slow", 1.5, ("--secs", "20", "--waves", "5")),
-        Part("hostile", 1.1, ("--secs", "20")),
+        Part("hostile", 1.4, ("--secs", "20")),
     )
 }
 MINUTES = sum(part.minutes for part in PARTS.values())
