@@ -37,7 +37,9 @@ class Complaints:
         self._held.move_to_end(kind)
         if len(self._held) > MAX_KINDS:
             self._held.popitem(last=False)
+        # The log counts it by the same kind (hubs.servers.logs): a handler that fails does not use up another's lines.
+        extra = {"kind": kind}
         if times:
-            self._logger.warning(f"{text} (%d times more since the last such line)", *about, times)
+            self._logger.warning(f"{text} (%d times more since the last such line)", *about, times, extra=extra)
         else:
-            self._logger.warning(text, *about)
+            self._logger.warning(text, *about, extra=extra)
