@@ -23,6 +23,9 @@ from yarl import URL
 SCHEMES = ("http", "https", "ws", "wss")
 EXPECTED = "write http(s)://host[:port][/prefix]"
 
+# An endpoint with one of these hosts is for programs of the same machine alone.
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
 # Of scheme, host and port; a host's name has at most 253.
 MAX_CHARACTERS = 300
 

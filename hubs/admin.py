@@ -500,7 +500,7 @@ class AccessKeyAdmin(SecretAdmin):
         service = [KeyRow.of(key) for key in AccessKey.objects.of_service().order_by("slot")]
         context = {
             "title": "Keys",
-            "endpoint": conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/"),
+            "endpoint": conf.settings.PUBLIC_ENDPOINTS[0],
             "service": service,
             "service_is_short": len(service) < len(AccessKey.Slot),
             "hubs": [(hub, [KeyRow.of(key) for key in hub.access_keys.all()]) for hub in page],

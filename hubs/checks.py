@@ -13,7 +13,7 @@ from django.core.checks import register as register_check
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.settings import api_settings
 
-from hubs import conf
+from hubs import addresses, conf
 from hubs.rules.names import is_hub_name
 
 
@@ -62,7 +62,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
                     )
                 )
         first = urlsplit(conf.settings.PUBLIC_ENDPOINTS[0])
-        local = first.hostname in conf.LOOPBACK_NAMES
+        local = first.hostname in addresses.LOOPBACK_NAMES
         if first.scheme == "http" and not local:
             problems.append(
                 Warning(

@@ -17,9 +17,6 @@ from django.core.signals import setting_changed
 
 from hubs import addresses
 
-# An endpoint with one of these is for programs of the same machine alone.
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 class Option(NamedTuple):
     """One setting: its default, what it means, and a rule giving a complaint or None.

@@ -148,7 +148,6 @@ def _endpoint(name: str, text: str) -> str:
 PUBLIC_ENDPOINT = _endpoint("PUBLIC_ENDPOINT", env.str("PUBLIC_ENDPOINT", default="") or f"http://localhost:{PORT}")
 _extra = [_endpoint("EXTRA_ENDPOINTS", text) for text in env.list("EXTRA_ENDPOINTS", default=[]) if text.strip()]
 ENDPOINTS = [urlsplit(endpoint) for endpoint in dict.fromkeys((PUBLIC_ENDPOINT, *_extra))]
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 ALLOWED_HOSTS = env.list(
     "ALLOWED_HOSTS",
     # A host of IPv6 in its brackets, as the Host header has it.
@@ -364,7 +363,7 @@ WEBPUBSUB = {
     "WORKER_SILENCE_SECS": _number("WORKER_SILENCE_SECS", 30),
     # A service that only this machine can reach is one for development: its event handlers are here, too.
     "HANDLER_PRIVATE_ADDRESSES": _switch(
-        "HANDLER_PRIVATE_ADDRESSES", default=all(url.hostname in LOOPBACK_NAMES for url in ENDPOINTS)
+        "HANDLER_PRIVATE_ADDRESSES", default=all(url.hostname in addresses.LOOPBACK_NAMES for url in ENDPOINTS)
     ),
 }
 if WEBPUBSUB["TRUST_FORWARDED_HEADERS"]:

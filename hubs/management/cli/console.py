@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from hubs import conf
+from hubs import addresses
 from hubs.management.cli import arrivals, typed
 from hubs.management.cli.output import Output, printable
 from hubs.management.cli.trouble import Error, one_line
@@ -82,7 +82,7 @@ async def converse(url: str, protocol: str, out: Output) -> None:
             open_timeout=OPEN_SECS,
             close_timeout=CLOSE_SECS,
             max_size=MAX_MESSAGE_BYTES,
-            proxy=None if urlsplit(url).hostname in conf.LOOPBACK_NAMES else True,
+            proxy=None if urlsplit(url).hostname in addresses.LOOPBACK_NAMES else True,
         )
     except (OSError, WebSocketException, ValueError, EOFError) as problem:
         raise Error(_why_not_connected(url, problem)) from None
@@ -105,7 +105,7 @@ def _why_not_connected(url: str, problem: Exception) -> str:
         return f"{address} did not answer within {OPEN_SECS} seconds."
     # Both addresses of localhost refused: asyncio then joins the two errors into a plain OSError.
     if isinstance(problem, ConnectionRefusedError) or "Connect call failed" in str(problem):
-        hint = " Is the service running? To start it: make run" if parts.hostname in conf.LOOPBACK_NAMES else ""
+        hint = " Is the service running? To start it: make run" if parts.hostname in addresses.LOOPBACK_NAMES else ""
         return f"Nothing answers at {address}.{hint}"
     if isinstance(problem, InvalidURI):
         # Its text quotes the URL, and with it the token.

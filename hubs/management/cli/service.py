@@ -302,7 +302,7 @@ def _service(options: argparse.Namespace) -> _Service:
     keys = hub_settings.current().keys_of(hub)
     if not keys:
         raise Error("There are no access keys yet. Run: manage.py bootstrap")
-    return _Service(conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/"), keys[0], hub)
+    return _Service(conf.settings.PUBLIC_ENDPOINTS[0], keys[0], hub)
 
 
 def _parsed(connection_string: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from hubs import conf
+from hubs import addresses, conf
 from hubs.management.cli import first_setup
 from hubs.management.cli.trouble import explained
 from hubs.rules import tokens
@@ -55,7 +55,7 @@ class Command(BaseCommand):
     requires_system_checks = ["hubs"]
 
     def handle(self, *args: Any, **options: Any) -> None:
-        endpoint = conf.settings.PUBLIC_ENDPOINTS[0].rstrip("/")
+        endpoint = conf.settings.PUBLIC_ENDPOINTS[0]
         tells = self._tells_secrets()
         username = os.environ.get("ADMIN_USERNAME", "").strip() or "admin"
         with explained():
@@ -94,7 +94,7 @@ class Command(BaseCommand):
         hosts = {urlsplit(endpoint).hostname for endpoint in conf.settings.PUBLIC_ENDPOINTS}
         # A project with settings of its own may have no HOST.
         hosts.add(getattr(settings, "HOST", "localhost"))
-        return hosts <= conf.LOOPBACK_NAMES or self.stdout.isatty()
+        return hosts <= addresses.LOOPBACK_NAMES or self.stdout.isatty()
 
 
 def _about(admin: first_setup.Administrator) -> list[str]:
