@@ -14,6 +14,7 @@ django_application = get_asgi_application()
 from hubs.lifespan import lifespan_application  # noqa: E402
 from hubs.rest.concurrency import BoundedRequests  # noqa: E402
 from hubs.rest.cors import allow_other_origins  # noqa: E402
+from hubs.rest.healthz import HealthChecks  # noqa: E402
 from hubs.rest.intake import BoundedBodies  # noqa: E402
 from hubs.rest.lane import Lane  # noqa: E402
 from hubs.routing import websocket_application  # noqa: E402
@@ -30,7 +31,11 @@ lane = Lane(
 )
 
 application = ProtocolTypeRouter(
-    {"http": allow_other_origins(lane), "websocket": websocket_application, "lifespan": lifespan_application}
+    {
+        "http": HealthChecks(allow_other_origins(lane)),
+        "websocket": websocket_application,
+        "lifespan": lifespan_application,
+    }
 )
 if settings.PATH_PREFIX:
     application = BelowPrefix(application, settings.PATH_PREFIX)

@@ -6,6 +6,7 @@ from typing import Any
 from daphne.management.commands.runserver import Command as DaphneCommand
 from django.core.management.base import OutputWrapper
 
+from hubs.rest import healthz
 from hubs.servers import accepting, output
 from hubs.servers.daphne import FullServer
 
@@ -25,3 +26,8 @@ class Command(DaphneCommand):
         """Serve until interrupted."""
         accepting.raise_limit()
         super().inner_run(*args, **options)
+
+    def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
+        """Log what a request came to, health checks apart: somebody asks for these every few seconds."""
+        if not (protocol == "http" and details["path"].partition("?")[0].endswith(healthz.PATHS)):
+            super().log_action(protocol, action, details)
