@@ -142,8 +142,8 @@ async def process(request: pytest.FixtureRequest) -> AsyncIterator[Processes]:
 
     yield make
     for board in boards:
-        await board.stop()
-        await board._trunk.layer.layer.flush()
+        await soon(board.stop())
+        await soon(board._trunk.layer.layer.flush())
 
 
 def line_of(board: Switchboard) -> Line:

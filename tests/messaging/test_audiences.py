@@ -92,12 +92,12 @@ async def test_a_message_for_one_connection_reaches_it_in_its_hub_only(process: 
     visitors = [visitor for board in boards for visitor in await _populate(board)]
     for publisher in boards:
         for visitor in visitors:
-            for hub, text in (("chat2", "wrong"), ("chat", f"to {visitor.id}")):
+            for hub, text in (("chat2", "wrong"), ("chat", f"{publisher.process} to {visitor.id}")):
                 publication = Publication(Audience(hub), "text", text.encode(), connection=visitor.id)
                 await soon(publisher.publish(publication))
-            await visitor.hears(f"to {visitor.id}")
+            await visitor.hears(f"{publisher.process} to {visitor.id}")
     for visitor in visitors:
-        assert _texts(visitor) == [f"to {visitor.id}"] * 2
+        assert _texts(visitor) == [f"{publisher.process} to {visitor.id}" for publisher in boards]
 
 
 async def test_what_changes_about_a_connection_counts_at_once(
