@@ -616,7 +616,12 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
         """Let people sign in again who failed too often, or whom strangers kept out."""
         done = []
         for user in queryset.filter(pk__in=accounts.within(request.user).values("pk")):
-            sign_in.forget(user.get_username())
+            try:
+                sign_in.forget(user.get_username())
+            except sign_in.CountsAway:
+                away = "Redis cannot be used, so only this process has forgotten them. Try again when it is back."
+                self.message_user(request, away, messages.ERROR)
+                return
             self.log_change(request, user, "Forgot failed sign-ins.")
             done.append(user.get_username())
         if done:

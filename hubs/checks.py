@@ -13,7 +13,7 @@ from django.core.checks import register as register_check
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.settings import api_settings
 
-from hubs import addresses, conf
+from hubs import addresses, conf, sign_in
 from hubs.rules.names import is_hub_name
 
 
@@ -21,6 +21,7 @@ def register() -> None:
     """Make Django run the checks below."""
     register_check(check_settings, "hubs")
     register_check(check_channel_layer, "hubs")
+    register_check(check_caches, "hubs")
     register_check(check_secret_key, "hubs")
     register_check(check_database_file, "hubs")
 
@@ -87,6 +88,20 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+def check_caches(**_: Any) -> list[CheckMessage]:
+    """Calls and failed sign-ins are counted in the cache, and must not fail with it."""
+    return [
+        Warning(
+            f"CACHES[{name!r}] is Django's own Redis cache. While Redis is away, full or read-only, negotiate, the "
+            "management API and signing in fail with it.",
+            hint="Write 'BACKEND': 'hubs.redis_cache.RedisCache'; all other entries stay as they are.",
+            id="hubs.W013",
+        )
+        for name in ("default", sign_in.COUNTS, sign_in.KNOWN_ADDRESSES)
+        if django_settings.CACHES.get(name, {}).get("BACKEND") == "django.core.cache.backends.redis.RedisCache"
+    ]
 
 
 # What a text of random letters and digits has at least: 32 of them are about 160 bits, 32 hexadecimal digits 128.

@@ -21,7 +21,12 @@ def count(name: str, period: float, store: BaseCache = cache) -> tuple[int, floa
     number, gone = divmod(time.time(), period)
     counter = f"{name}:{int(number)}"
     store.add(counter, 0, timeout=period + 1)
-    return store.incr(counter), period - gone, counter
+    try:
+        counted = store.incr(counter)
+    except ValueError:
+        # It was pushed out in between, or the cache has changed its place (hubs.redis_cache).
+        store.set(counter, counted := 1, timeout=period + 1)
+    return counted, period - gone, counter
 
 
 def look(name: str, period: float, store: BaseCache = cache) -> tuple[int, float]:

@@ -13,20 +13,17 @@ refused leaves no more counters behind, whichever accounts it names.
 API tokens cannot be guessed, so a wrong one is usually an old one in a program; they are counted by address, apart
 from passwords, so that such a program keeps nobody from signing in.
 
-Where the cache is away nobody is refused. A cache in memory is bounded, so counts and known addresses have one each, if
-the project has set them up (COUNTS, KNOWN_ADDRESSES): only who signs in adds to the latter, so strangers cannot push an
-owner's address out of it.
+A cache in memory is bounded, so counts and known addresses have one each, if the project has set them up (COUNTS,
+KNOWN_ADDRESSES): only who signs in adds to the latter, so strangers cannot push an owner's address out of it. That goes
+for caches on Redis, too: where Redis is away, each process counts in its memory (hubs.redis_cache).
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import unicodedata
-from collections.abc import Callable
 from hashlib import blake2b
-from typing import TypeVar
 
 from django.conf import settings as django_settings
 from django.core.cache import caches
@@ -35,14 +32,10 @@ from django.core.cache.backends.base import BaseCache
 from hubs import conf, rates
 from hubs.callers import neighbourhood
 
-logger = logging.getLogger(__name__)
-
 KNOWN_ADDRESS_SECS = 30 * 86_400
 
 # Names in Django's CACHES; `default` takes the place of one that is not there.
 COUNTS, KNOWN_ADDRESSES = "sign_in", "sign_in_known_addresses"
-
-_Result = TypeVar("_Result")
 
 
 class TooManyFailures(Exception):
@@ -51,6 +44,10 @@ class TooManyFailures(Exception):
     def __init__(self, wait: float) -> None:
         super().__init__()
         self.wait = max(1, math.ceil(wait))
+
+
+class CountsAway(Exception):
+    """The cache that all processes count in cannot be reached, so this process alone has done what was asked."""
 
 
 class Attempt:
@@ -64,7 +61,7 @@ class Attempt:
 
     def begin(self) -> None:
         """Count the attempt. Raises TooManyFailures."""
-        wait = _unless_away(self._count, None)
+        wait = self._count()
         if wait is not None:
             raise TooManyFailures(wait)
 
@@ -90,11 +87,6 @@ class Attempt:
 
     def succeeded(self) -> None:
         """Take the attempt back, and remember the address as one of the account's owner."""
-        # Not counted: the cache was away a moment ago, and nobody waits for it twice.
-        if self._counters:
-            _unless_away(self._take_back, None)
-
-    def _take_back(self) -> None:
         for counter in self._counters:
             rates.take_back(counter, store_of(COUNTS))
         known = _key("known", self._account, self._address)
@@ -104,25 +96,26 @@ class Attempt:
 def check_tokens_of(address: str) -> None:
     """Raise TooManyFailures where too many wrong API tokens came from an address."""
     period = conf.settings.SIGN_IN_COOL_OFF_SECS
-    number, wait = _unless_away(lambda: rates.look(_tokens_of(address), period, store_of(COUNTS)), (0, 0.0))
+    number, wait = rates.look(_tokens_of(address), period, store_of(COUNTS))
     if number >= conf.settings.SIGN_IN_FAILURES_PER_ADDRESS:
         raise TooManyFailures(wait)
 
 
 def count_wrong_token(address: str) -> None:
     """Count a wrong API token that came from an address."""
-    period = conf.settings.SIGN_IN_COOL_OFF_SECS
-    _unless_away(lambda: rates.count(_tokens_of(address), period, store_of(COUNTS)), None)
+    rates.count(_tokens_of(address), conf.settings.SIGN_IN_COOL_OFF_SECS, store_of(COUNTS))
 
 
 def forget(account: str) -> None:
     """Let an account be signed in to again at once, from addresses that are not refused themselves.
 
-    Raises whatever the cache raises.
+    Raises CountsAway.
     """
     # A new series of counters takes the place of the old ones, whichever addresses those were of.
-    series = secrets.token_hex(8)
-    store_of(COUNTS).set(_key("series", _folded(account)), series, timeout=conf.settings.SIGN_IN_COOL_OFF_SECS * 2)
+    series, store = secrets.token_hex(8), store_of(COUNTS)
+    store.set(_key("series", _folded(account)), series, timeout=conf.settings.SIGN_IN_COOL_OFF_SECS * 2)
+    if getattr(store, "is_away", False):
+        raise CountsAway
 
 
 def store_of(name: str) -> BaseCache:
@@ -132,15 +125,6 @@ def store_of(name: str) -> BaseCache:
 
 def _tokens_of(address: str) -> str:
     return _key("tokens", neighbourhood(address))
-
-
-def _unless_away(step: Callable[[], _Result], otherwise: _Result) -> _Result:
-    try:
-        return step()
-    except Exception as problem:
-        # It says nothing about this caller; refusing everybody would be worse than not counting.
-        logger.warning("Failed sign-ins cannot be counted: %s", type(problem).__name__)
-        return otherwise
 
 
 def _folded(account: str) -> str:

@@ -271,11 +271,10 @@ if REDIS_URL:
             "REDIS_URL is not a Redis URL. Write redis://host:6379/0 or redis://:password@host:6379/0 (with %2F for a "
             "/ in the password, and so on; rediss:// with TLS), or leave it out for one process."
         ) from None
-_REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
 
 
 def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The channel layer's host and the cache, where Sentinel says which Redis is the master.
+    """The channel layer's host and the cache's options, where Sentinel says which Redis is the master.
 
     REDIS_URL holds everything else: user, password, database, TLS, and the master's name in place of the host.
     """
@@ -305,21 +304,34 @@ def _watched_redis() -> tuple[dict[str, Any], dict[str, Any]]:
     host = {"master_name": master, "sentinels": sentinels, "sentinel_kwargs": dict(to_sentinels), **options}
     pool = {"pool_class": SentinelConnectionPool, "service_name": master, **options}
     # One try, and not a long one: where a sentinel is away the next one is asked, while a request waits.
-    to_sentinels |= {"socket_connect_timeout": 1, "socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+    to_sentinels |= {"socket_connect_timeout": 0.5, "socket_timeout": 0.5, "retry": Retry(NoBackoff(), 0)}
     pool |= {"sentinel_manager": Sentinel(sentinels, sentinel_kwargs=to_sentinels)}
-    return host, {"BACKEND": _REDIS_CACHE, "LOCATION": "redis://", "OPTIONS": pool}
+    return host, pool
 
 
 if REDIS_SENTINELS and not REDIS_URL:
     raise ImproperlyConfigured("REDIS_SENTINELS needs REDIS_URL too, with the master's name: redis://mymaster/0.")
+# What was not used for longest is pushed out of memory. Rate limits are counted in the first, an entry per caller; the
+# default of 300 would push counts out. Failed sign-ins are apart (hubs.sign_in), so that nothing else does.
+_CACHES = (("default", 10_000), ("sign_in", 50_000), ("sign_in_known_addresses", 10_000))
 if REDIS_URL:
     _redis_host: Any = REDIS_URL
-    CACHES: dict[str, Any] = {"default": {"BACKEND": _REDIS_CACHE, "LOCATION": REDIS_URL}}
+    _cache_options: dict[str, Any] = {}
     if REDIS_SENTINELS:
-        _redis_host, CACHES["default"] = _watched_redis()
-    CACHES["default"].setdefault("OPTIONS", {})["serializer"] = "pubsub_site.cache_values.JsonSerializer"
-    # Earlier versions keep pickles there, without a prefix, and may run beside this one on the same Redis.
-    CACHES["default"]["KEY_PREFIX"] = "hubwire-json"
+        _redis_host, _cache_options = _watched_redis()
+    _cache_options["serializer"] = "pubsub_site.cache_values.JsonSerializer"
+    CACHES: dict[str, Any] = {
+        name: {
+            "BACKEND": "hubs.redis_cache.RedisCache",
+            "LOCATION": "redis://" if REDIS_SENTINELS else REDIS_URL,
+            # One object for all: they share connections. Earlier versions keep pickles in Redis, without a prefix, and
+            # may run beside this one.
+            "OPTIONS": _cache_options,
+            "KEY_PREFIX": "hubwire-json" if name == "default" else f"hubwire-json-{name}",
+            "max_entries": entries,
+        }
+        for name, entries in _CACHES
+    }
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": "hubs.layers.redis.RedisLayer",
@@ -329,14 +341,12 @@ if REDIS_URL:
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     CACHES = {
-        # What was not used for longest is pushed out. Rate limits are counted here, an entry per caller; the default
-        # of 300 would push counts out. Failed sign-ins are apart (hubs.sign_in), so that nothing else does.
         name: {
             "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
             "LOCATION": name,
             "OPTIONS": {"MAX_ENTRIES": entries},
         }
-        for name, entries in (("default", 10_000), ("sign_in", 50_000), ("sign_in_known_addresses", 10_000))
+        for name, entries in _CACHES
     }
 
 WEBPUBSUB = {

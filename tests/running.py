@@ -230,7 +230,9 @@ class Service:
 class Redis:
     """A real Redis server on a free port of loopback."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
+        """`options`: more for the command line, such as "--maxmemory", "1mb"."""
+        self._options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.directory = directory
@@ -248,7 +250,17 @@ class Redis:
 
     def start(self) -> Redis:
         """Start it and wait until it takes connections."""
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        arguments = [
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            *self._options,
+        ]
         with (self.directory / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self.executable(), *arguments], cwd=self.directory, stdout=log, stderr=subprocess.STDOUT

@@ -160,3 +160,11 @@ def test_strict_transport_without_https(settings: Any) -> None:
     [problem] = _complaints(settings, PUBLIC_ENDPOINTS=["http://localhost:8080"])
     assert (problem.id, type(problem)) == ("hubs.W012", Warning)
     assert _complaints(settings, PUBLIC_ENDPOINTS=["https://pubsub.example.com"]) == []
+
+
+def test_a_cache_that_takes_others_down_with_it(settings: Any) -> None:
+    assert checks.check_caches() == []
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://a"}}
+    [problem] = checks.check_caches()
+    assert (problem.id, type(problem)) == ("hubs.W013", Warning)
+    assert "hubs.redis_cache.RedisCache" in str(problem.hint)

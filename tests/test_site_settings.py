@@ -163,7 +163,7 @@ import time
 from django.core.cache import cache
 begun = time.monotonic()
 cache.set("asked", "answered")
-print(cache.get("asked"), time.monotonic() - begun)
+print(cache.get("asked"), cache.is_away, time.monotonic() - begun)
 """
 
 
@@ -189,7 +189,7 @@ def sentinel(tmp_path: Path) -> Iterator[int]:
 def test_the_cache_asks_the_next_sentinel_where_the_first_ones_are_away(
     sentinel: int, data_dir: Path, tmp_path: Path
 ) -> None:
-    """One refuses connections, one takes them and says nothing: a second is lost with it, none with the other."""
+    """One refuses connections, one takes them and says nothing: half a second is lost with it, none with the other."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -203,10 +203,10 @@ def test_the_cache_asks_the_next_sentinel_where_the_first_ones_are_away(
             text=True,
             timeout=PATIENCE * 3,
         )
-    answer, secs = said.split()
-    assert answer == "answered"
+    *answer, secs = said.split()
+    assert answer == ["answered", "False"]
     # redis-py's own ten tries with one of them take four seconds and more, and those with the silent one ten.
-    assert 1 <= float(secs) < 8
+    assert 0.5 <= float(secs) < 8
 
 
 def settings_say(service: Service, code: str) -> str:

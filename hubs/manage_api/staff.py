@@ -41,5 +41,4 @@ def require_any(user: AbstractBaseUser | AnonymousUser, *permissions: str) -> No
 class PerStaff(throttling.PerUser):
     """Calls of one staff account."""
 
-    scope = "manage"
     setting = "MANAGE_RATE"

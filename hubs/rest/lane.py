@@ -126,7 +126,7 @@ async def _do(taken: _Taken, receive: Receive) -> None:
     holder, _ = authentication.key_holder(request, taken.named["hub"], lambda: snapshot)
     if holder.key:
         # The counts may be in Redis, which is not waited for on the loop.
-        waiting = await sync_to_async(throttling.secs_to_wait, thread_sensitive=False)(holder.key)
+        waiting = await sync_to_async(throttling.secs_to_wait, thread_sensitive=False)("REST_RATE", holder.key)
         if waiting is not None:
             raise Throttled(waiting)
     data_plane.check_names(taken.named, lambda: snapshot)
