@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from django.conf import settings as django_settings
 from hypothesis import HealthCheck, settings
 
 from hubs.servers.logs import ConsoleHandler
@@ -60,6 +61,12 @@ def _quiet() -> None:
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, ConsoleHandler)]:
         root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_when_asked() -> None:
+    """Each test client makes the middleware anew, and whitenoise would look through all static files each time."""
+    django_settings.WHITENOISE_AUTOREFRESH = True
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,19 @@ import pytest
 
 from hubs import conf
 from hubs.errors import TooMany, Unavailable
+from hubs.rest import description
+from hubs.rest.openapi import data_plane
 from hubs.rest.table import ROWS, Row
 from hubs.rest.versions import NEWEST
+from tests.openapi import Contract
 
 from .conftest import ENDPOINT
 from .doors import DJANGO, LANE
 from .doubles import GONE, Recorder
 
 pytestmark = pytest.mark.django_db
+
+CONTRACT = Contract(data_plane())
 
 ERROR_MEMBERS = ["code", "message", "target", "details", "innererror"]
 
@@ -262,6 +267,11 @@ def make(client, keys: dict[str, str], asked: Asked):
     )
 
 
+def described_path(row: Row) -> str:
+    """The path of a row as the document writes it."""
+    return row.path.format_map({name: f"{{{of.name}}}" for name, of in description.IN_PATH.items()})
+
+
 def check_document(body: dict[str, Any], target: str) -> None:
     """What the cloud service answers to a filter that it refuses; only `detail` is ours."""
     message, detail = body["message"], body["detail"]
@@ -316,8 +326,15 @@ def test_the_matrix_is_as_large_as_it_should_be() -> None:
 
 @pytest.mark.parametrize(("door", "asked", "expected"), CASES)
 def test_matrix(client, keys, hub_keys, recorder, door, asked, expected) -> None:
-    known = {"service": keys[0], "stranger's": "s" * 44, "elsewhere's": hub_keys("elsewhere")[0]}
-    check(make(client, known, asked), expected, recorder)
+    known = {"service": keys[0], "stranger's": "s" * 44}
+    if asked.key == "elsewhere's":
+        known[asked.key] = hub_keys("elsewhere")[0]
+    response = make(client, known, asked)
+    check(response, expected, recorder)
+    if asked.method:
+        assert asked.method.lower() not in CONTRACT.document["paths"][described_path(asked.row)]
+    else:
+        CONTRACT.check(asked.row.method, described_path(asked.row), response)
     if door == LANE:
         # Other methods are none of its business.
         assert client.handler.reached_django == (expected.status == 405)

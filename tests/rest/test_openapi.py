@@ -1,4 +1,7 @@
-"""docs/openapi/data-plane.json: it is valid, up to date, and what the data plane really answers."""
+"""docs/openapi/data-plane.json: it is valid and up to date, and refuses what the data plane refuses.
+
+That it promises what the data plane really answers is seen in test_matrix.py.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,15 @@ import pytest
 from openapi_spec_validator import validate
 
 from hubs.rest import description
-from hubs.rest.openapi import Undescribed, data_plane, described, text
+from hubs.rest.openapi import Undescribed, described, text
 from hubs.rest.table import ROWS
 from hubs.rest.versions import SUPPORTED
-from tests.openapi import Contract
 from tests.running import ROOT
 
 from .doors import DJANGO
-from .test_matrix import CASES, make
+from .test_matrix import CASES, CONTRACT, described_path
 
-DOCUMENT = data_plane()
-CONTRACT = Contract(DOCUMENT)
+DOCUMENT = CONTRACT.document
 
 
 def test_it_is_a_valid_document() -> None:
@@ -48,8 +49,7 @@ def test_every_operation_of_azures_description_is_there() -> None:
 
 
 def parameters(row: Any) -> dict[str, Any]:
-    path = row.path.format_map({name: f"{{{of.name}}}" for name, of in description.IN_PATH.items()})
-    written = CONTRACT.operation(row.method, path)["parameters"]
+    written = CONTRACT.operation(row.method, described_path(row))["parameters"]
     return {parameter["name"]: parameter for parameter in map(CONTRACT.resolved, written)}
 
 
@@ -63,13 +63,6 @@ def test_parameters_come_from_the_row(row: Any) -> None:
     assert all(written[name]["required"] for name in in_path)
 
 
-def _schemas(part: Any) -> Any:
-    if isinstance(part, dict):
-        yield part
-    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        yield from _schemas(inner)
-
-
 def test_every_schema_says_what_it_allows() -> None:
     """No object without a word on further members, no text parameter without a type."""
     for name, schema in DOCUMENT["components"]["schemas"].items():
@@ -78,23 +71,6 @@ def test_every_schema_says_what_it_allows() -> None:
     for parameter in DOCUMENT["components"]["parameters"].values():
         assert parameter["schema"]["type"] in ("string", "integer", "array"), parameter["name"]
         assert parameter["description"].endswith(".")
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(("door", "asked", "expected"), CASES)
-def test_what_is_answered_is_what_is_promised(
-    client: Any, keys: list[str], hub_keys: Any, recorder: Any, door: str, asked: Any, expected: Any
-) -> None:
-    if asked.method:
-        assert asked.method.lower() not in DOCUMENT["paths"][_path(asked.row)]
-        return
-    known = {"service": keys[0], "stranger's": "s" * 44, "elsewhere's": hub_keys("elsewhere")[0]}
-    CONTRACT.check(asked.row.method, _path(asked.row), make(client, known, asked))
-
-
-def _path(row: Any) -> str:
-    path: str = row.path.format_map({name: f"{{{of.name}}}" for name, of in description.IN_PATH.items()})
-    return path
 
 
 # What a query says has to be refused by the document where the service refuses it.
