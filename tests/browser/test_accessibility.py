@@ -89,6 +89,13 @@ def width(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth"))
 
 
+def title_width(page: Page) -> float:
+    """How much room the title of an admin page is left with."""
+    box = page.locator("h1").first.bounding_box()
+    assert box is not None
+    return float(box["width"])
+
+
 def test_axe_finds_what_it_is_to_find(open_page: Callable[..., Page]) -> None:
     """A test that nothing can fail would say nothing."""
     page = open_page("/")
@@ -129,6 +136,8 @@ def test_the_admin_is_for_everybody(browser: Browser, service: Service) -> None:
         assert answer is not None
         assert answer.status == 200, path
         found += looked_at(page)
+        # As much as the shortest needs: no button beside it pushes it out.
+        assert title_width(page) >= 60, path
     page.goto("/admin/hubs/hub/?q=moderated")
     page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
     page.get_by_role("link", name="moderated", exact=True).first.click()
