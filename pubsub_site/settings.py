@@ -175,9 +175,8 @@ if PATH_PREFIX:
     MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
 INSTALLED_APPS = [
-    # Before daphne: our runserver serves the parts of the WebSocket handshake that daphne's own cannot say.
+    # Before staticfiles, which has a runserver, too. Ours runs daphne, whose app would have every process load Twisted.
     "hubs",
-    "daphne",
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
