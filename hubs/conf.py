@@ -222,7 +222,16 @@ OPTIONS: dict[str, Option] = {
         "ever.",
         _between(0, 3600),
     ),
-    "KEEP_ALIVE_SECS": Option(20, "Seconds between WebSocket pings to an idle client.", _between(1, 120)),
+    "KEEP_ALIVE_SECS": Option(
+        20,
+        "Seconds between WebSocket pings to a client; one that has not answered after half of that is cut off.",
+        _between(1, 120),
+    ),
+    "WRITE_TIMEOUT_SECS": Option(
+        10,
+        "How long a client that something waits for may take less than 1 KiB a second of it; then it is cut off.",
+        _between(1, 3600),
+    ),
     "HTTP_KEEP_ALIVE_SECS": Option(
         75,
         "How long an idle HTTP connection is kept for another request; longer than any proxy in front keeps its own.",

@@ -365,6 +365,7 @@ WEBPUBSUB = {
     "REST_RATE": env.str("REST_RATE", default="") or None,
     "MAX_CONCURRENT_REQUESTS": _number("MAX_CONCURRENT_REQUESTS", 64),
     "KEEP_ALIVE_SECS": _number("KEEP_ALIVE_SECS", 20),
+    "WRITE_TIMEOUT_SECS": _number("WRITE_TIMEOUT_SECS", 10),
     "HTTP_KEEP_ALIVE_SECS": _number("HTTP_KEEP_ALIVE_SECS", 75),
     "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
     "DRAIN_PER_SEC": _number("DRAIN_PER_SEC", 500),

@@ -12,6 +12,14 @@ from typing import Any, Protocol
 
 EXTENSION = "hubwire.direct"
 
+# Reasons of servers that part with a client by themselves: with 1006, since nobody is there, and with 1008.
+NO_PONG = "The client did not answer a ping."
+UNREACHABLE = "The client could not be reached."
+NOT_READ = "The client did not read what was sent to it."
+EVICTIONS = frozenset({NO_PONG, UNREACHABLE, NOT_READ})
+# In a `websocket.disconnect`, where a client was cut off for its silence: for how long nothing had come from it.
+SILENT_SECS = "hubwire.silent_secs"
+
 
 class Audience(Protocol):
     """Sockets that are written to together."""
@@ -39,6 +47,10 @@ class Socket(Protocol):
 
         While the socket is full they are given back (`missed`); after its end they are dropped.
         """
+
+    @property
+    def silent_secs(self) -> float:
+        """When `gone` is called for a client that was not there: for how long nothing had come from it, at least."""
 
     def settle(self) -> None:
         """Have everything that was written to audiences so far written here, or given back, now.

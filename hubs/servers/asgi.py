@@ -67,7 +67,8 @@ class AsgiReceiver:
         """It is over. Who waits for room need not any more."""
         self._over = True
         self._room.set()
-        self._queue.put_nowait(endings.disconnected(code, reason))
+        silent_secs = 0.0 if self._socket is None else self._socket.silent_secs
+        self._queue.put_nowait(endings.disconnected(code, reason, silent_secs))
 
     # For the application
 
@@ -80,7 +81,8 @@ class AsgiReceiver:
 
     async def send(self, message: Event) -> None:
         """Send or close. Raises OSError when the conversation is over, RuntimeError for any other message."""
-        await self._room.wait()
+        if message["type"] != "websocket.close" or self._missed:
+            await self._room.wait()
         if self._over or self._socket is None:
             raise ClientDisconnected
         if message["type"] == "websocket.close":

@@ -14,8 +14,8 @@ it do these things as `endings.py` has them.
 
 And daphne's `send` never waits: what a slow client does not take would pile up in Twisted's buffer,
 where nobody sees it. Here it waits while that buffer is full, as `uvicorn` has it. Nor does it stop
-reading: what the application does not take would pile up, too. Here it is not read past a bound, and then
-it is watched whether the client is there (`keep_alive.py`).
+reading: what the application does not take would pile up, too. Here it is not read past a bound. Clients
+are sent pings and watched as on the other server (`keep_alive.py`); autobahn's own pings, and daphne's, are off.
 
 daphne knows nothing of ASGI's lifespan either. The server below tells the application of the
 beginning and of the end, as `uvicorn` does.
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -42,9 +43,10 @@ from twisted.web.http import HTTPChannel
 
 from hubs import conf
 from hubs.protocols import framing
+from hubs.protocols.extension import NOT_READ
 from hubs.servers import endings
 from hubs.servers.direct import AHEAD_BYTES_EACH, MAX_AHEAD_BYTES
-from hubs.servers.keep_alive import Wheel, peer_of
+from hubs.servers.keep_alive import KeptAlive, Wheel
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +66,13 @@ LIFESPAN_SECS = 15.0
 REFUSAL_EXTENSION = "websocket.http.response"
 
 
-class FullWebSocketProtocol(WebSocketProtocol):
+class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
     """daphne's WebSocket protocol, saying all that ASGI has words for, and ending as `endings.py` has it."""
+
+    # Its slot on the wheel, once the handshake is done.
+    _slot: int | None = None
+    # Why the connection was lost, if that was our own doing.
+    _lost_by = ""
 
     # Start and body of the response that refuses the handshake, once the application began one.
     _refusal: dict[str, Any] | None = None
@@ -107,6 +114,7 @@ class FullWebSocketProtocol(WebSocketProtocol):
             self.transport.registerProducer(self, True)
             self.handshake_deferred.callback((subprotocol, headers))
             del self.handshake_deferred
+            self._slot = self.wheel.add(self)
         elif kind == "websocket.close" and self.state == self.STATE_OPEN:
             code = message.get("code")
             self._close(1000 if code is None else code, message.get("reason") or "")
@@ -128,11 +136,13 @@ class FullWebSocketProtocol(WebSocketProtocol):
         """The client does not keep up."""
         if self._room is not None:
             self._room.clear()
+            self._fills()
 
     def resumeProducing(self) -> None:  # noqa: N802
         """The client has caught up."""
         if self._room is not None:
             self._room.set()
+            self._drains()
 
     def stopProducing(self) -> None:  # noqa: N802
         """The socket is gone; `onClose` says what there is to say."""
@@ -149,33 +159,58 @@ class FullWebSocketProtocol(WebSocketProtocol):
         if not (self._paused or self.muted):
             self._paused = True
             self.transport.pauseProducing()
-            self.server.wheel.watch(self)
+            self.wheel.watch(self)
 
     def read_on(self) -> None:
         """Read again."""
         if self._paused:
             self._paused = False
-            self.server.wheel.unwatch(self)
+            self._forgive()
+            if self._behind is None:
+                self.wheel.unwatch(self)
             if not self._gone:
                 self.transport.resumeProducing()
 
-    def probe(self, payload: bytes | None) -> None:
-        """See whether a client that is not read has left: then what it has sent is read for its goodbye alone."""
-        peer = peer_of(self.transport.socket)
-        if peer is not None and peer.left:
-            self._deaf = True
-            self.read_on()
-        elif peer is not None and peer.silent_secs > self.server.wheel.secs:
-            self.transport.abortConnection()
-        elif payload is not None:
-            self.sendPing(payload)
+    # For keeping it alive
 
-    def onAutoPingTimeout(self) -> None:  # noqa: N802 (autobahn's name)
-        """The client is silent, unless it is us who are not listening."""
-        if self._paused:
-            self.autoPingTimeoutCall = None
-        else:
-            super().onAutoPingTimeout()
+    @property
+    def wheel(self) -> Wheel:
+        """On which it sits."""
+        found: Wheel = self.server.wheel
+        return found
+
+    def _end(self) -> Any:
+        return self.transport.socket
+
+    def _can_answer(self) -> bool:
+        return self.state == self.STATE_OPEN and not self._paused
+
+    def _is_unread(self) -> bool:
+        return self._paused
+
+    def _ping(self, payload: bytes) -> None:
+        self.sendPing(payload)
+
+    def _unsent(self) -> int:
+        # Twisted has no name for it.
+        return len(self.transport.dataBuffer) - self.transport.offset + self.transport._tempDataLen
+
+    def _look_for_goodbye(self) -> None:
+        self._deaf = True
+        self.read_on()
+
+    def _cut_off(self, reason: str) -> None:
+        self._lost_by = reason
+        # With a reset.
+        self.transport.abortConnection()
+
+    def _close_unread(self) -> None:
+        self._close(endings.POLICY_VIOLATION, NOT_READ)
+        self._expire()
+
+    def onPong(self, payload: bytes) -> None:  # noqa: N802 (autobahn's name)
+        """The client has answered."""
+        self._unanswered = 0
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N802, N803
         """A message has come."""
@@ -236,7 +271,10 @@ class FullWebSocketProtocol(WebSocketProtocol):
             self._last_resort.cancel()
         self._gone = True
         self.read_on()
-        self._tell(endings.CONNECTION_LOST)
+        self._tell(endings.CONNECTION_LOST, self._lost_by)
+        if self._slot is not None:
+            self.wheel.unwatch(self)
+            self.wheel.remove(self, self._slot)
         # A handshake that could not be read, or was refused a while ago, is not in the server's book.
         server = getattr(self, "server", None)
         if server is not None and self in server.connections:
@@ -248,6 +286,7 @@ class FullWebSocketProtocol(WebSocketProtocol):
 
     def _dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Take bytes from the client."""
+        self._heard += len(data)
         if self._discards:
             self.data = b""
         else:
@@ -309,7 +348,7 @@ class FullWebSocketProtocol(WebSocketProtocol):
             self.resumeProducing()
             self.read_on()
             if getattr(self, "application_queue", None) is not None:
-                self.application_queue.put_nowait(endings.disconnected(code, reason))
+                self.application_queue.put_nowait(endings.disconnected(code, reason, self.silent_secs))
 
 
 class _Inbox(asyncio.Queue[Any]):
@@ -343,14 +382,13 @@ class FullServer(Server):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # daphne makes its WebSocket factory in run() and calls this right after, before it listens.
         kwargs["ready_callable"] = self._use_full_protocol
-        kwargs.setdefault("ping_interval", conf.settings.KEEP_ALIVE_SECS)
-        kwargs.setdefault("ping_timeout", conf.settings.KEEP_ALIVE_SECS)
+        kwargs["ping_interval"], kwargs["ping_timeout"] = math.inf, 0
         # As long as a connect handler may take, and not daphne's five seconds.
         kwargs["websocket_handshake_timeout"] = conf.settings.HANDLER_SECS + HANDSHAKE_SECS
         # A socket is not closed for its age; daphne would do so after a day.
         kwargs.setdefault("websocket_timeout", -1)
         super().__init__(*args, **kwargs)
-        self.wheel = Wheel(conf.settings.KEEP_ALIVE_SECS)
+        self.wheel = Wheel(conf.settings.KEEP_ALIVE_SECS / 2, conf.settings.WRITE_TIMEOUT_SECS)
         self._ports: list[Any] = []
         self._lifespan: asyncio.Task[None] | None = None
         self._lifespan_events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -403,8 +441,8 @@ class FullServer(Server):
             logger.error("The application could not %s: %s", message["type"].split(".")[1], message.get("message", ""))
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
-        """Pass one ASGI message of the application on, when there is room for it."""
-        if isinstance(protocol, FullWebSocketProtocol):
+        """Pass one ASGI message of the application on, when there is room for it; for a close frame there is."""
+        if isinstance(protocol, FullWebSocketProtocol) and message.get("type") != "websocket.close":
             await protocol.room()
         await super().handle_reply(protocol, message)
 

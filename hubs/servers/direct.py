@@ -44,13 +44,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from hubs.protocols.extension import Receiver
+from hubs.protocols.extension import NOT_READ, Receiver
 from hubs.servers import endings, reading
-from hubs.servers.keep_alive import Wheel, peer_of
+from hubs.servers.keep_alive import KeptAlive, Wheel, reset_when_closed
 from hubs.servers.reading import Fault, Reader
 
 logger = logging.getLogger(__name__)
@@ -80,10 +81,13 @@ _FINAL = 0x80
 class Sockets:
     """All direct sockets of one server. `connections` is the server's own list, in which each of them stands."""
 
-    def __init__(self, connections: set[Any], max_bytes: int, keep_alive_secs: float) -> None:
+    def __init__(
+        self, connections: set[Any], max_bytes: int, keep_alive_secs: float, write_secs: float = math.inf
+    ) -> None:
         self.connections = connections
         self.max_bytes = max_bytes
-        self.wheel = Wheel(keep_alive_secs)
+        # Two looks to a ping: for sending it, and for the answer.
+        self.wheel = Wheel(keep_alive_secs / 2, write_secs)
         # What this turn of the loop has for audiences, in order: each with its frames.
         self.entries: list[tuple[Audience, list[bytes]]] = []
         self._size = 0
@@ -195,7 +199,7 @@ class Audience:
         self._shared.write(self, frames)
 
 
-class DirectSocket(asyncio.Protocol):
+class DirectSocket(KeptAlive, asyncio.Protocol):
     """One WebSocket after its handshake."""
 
     __slots__ = (
@@ -208,9 +212,9 @@ class DirectSocket(asyncio.Protocol):
         "_full",
         "_held",
         "_lost",
+        "_lost_by",
         "_over",
         "_paused",
-        "_pinged",
         "_pong",
         "_reader",
         "_receiver",
@@ -228,6 +232,7 @@ class DirectSocket(asyncio.Protocol):
     def __init__(
         self, sockets: Sockets, transport: asyncio.Transport, receiver: Receiver, agreed: str | None, early: bytes
     ) -> None:
+        super().__init__()
         self._sockets = sockets
         self._transport = transport
         self._receiver = receiver
@@ -248,12 +253,11 @@ class DirectSocket(asyncio.Protocol):
         self._discards = False
         # It has had its part of the loop for now, and is not read.
         self._yields = False
-        # The transport was lost meanwhile.
+        # The transport was lost meanwhile; and why, if that was our own doing.
         self._lost = False
+        self._lost_by = ""
         # Of that so much is known to come, and worth waiting for.
         self._rest = 0
-        # A ping was sent, and nothing has come since.
-        self._pinged = False
         # To a ping that came while it was full; the last one is enough (RFC 6455, section 5.5.3).
         self._pong: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -332,7 +336,7 @@ class DirectSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client; whatever they are, it gets an answer."""
-        self._pinged = False
+        self._heard += len(data)
         if len(data) >= LARGE_READ_BYTES:
             self._yield()
         if self._discards:
@@ -353,7 +357,7 @@ class DirectSocket(asyncio.Protocol):
             self._look()
             return
         self._hand_on(all_of_it=True)
-        self._tell(endings.CONNECTION_LOST)
+        self._tell(endings.CONNECTION_LOST, self._lost_by)
         self._collected.clear()
         self._read_nothing()
         if self._timer is not None:
@@ -368,6 +372,7 @@ class DirectSocket(asyncio.Protocol):
         self._full = True
         self._look()
         if not self._over:
+            self._fills()
             self._receiver.full()
 
     def resume_writing(self) -> None:
@@ -376,6 +381,7 @@ class DirectSocket(asyncio.Protocol):
         self.settle()
         self._full = False
         self._look()
+        self._drains()
         if not self._over:
             if self._pong is not None:
                 self._insert(self._pong)
@@ -414,30 +420,6 @@ class DirectSocket(asyncio.Protocol):
         """Find out anew whether it is ready."""
         self.ready = None if self._full or self._over or self._collected else self._write
 
-    def beat(self, payload: bytes) -> None:
-        """Drop a silent client, without waiting for it to take what lies in the buffer; else ping it."""
-        # While nothing is read it is us who are not listening.
-        if self._over or self._paused or self._yields:
-            return
-        if self._pinged:
-            self._transport.abort()
-            return
-        self._pinged = True
-        self._insert(_control(reading.PING, payload))
-
-    def probe(self, payload: bytes | None) -> None:
-        """See whether a client that is not read has left: then what it has sent is read for its goodbye alone."""
-        peer = peer_of(self._transport.get_extra_info("socket"))
-        if peer is not None and peer.left:
-            self._deaf = True
-            self._resume()
-            self._sockets.call_soon(self._read_more)
-        elif peer is not None and peer.silent_secs > self._sockets.wheel.secs:
-            self._transport.abort()
-        elif payload is not None and not self._full:
-            # Answered or not: if the client has closed its socket, the system there answers with a reset.
-            self._insert(_control(reading.PING, payload))
-
     def shutdown(self) -> None:
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
         if not self._over:
@@ -451,6 +433,44 @@ class DirectSocket(asyncio.Protocol):
         if not self._over:
             code = endings.INTERNAL_ERROR
             self._close(code, endings.reason(code, self._agreed), endings.CLOSING_SECS)
+
+    # For keeping it alive
+
+    @property
+    def wheel(self) -> Wheel:
+        """On which it sits."""
+        return self._sockets.wheel
+
+    def _end(self) -> Any:
+        return self._transport.get_extra_info("socket")
+
+    def _can_answer(self) -> bool:
+        return not (self._over or self._paused or self._yields)
+
+    def _is_unread(self) -> bool:
+        return self._paused
+
+    def _ping(self, payload: bytes) -> None:
+        self._insert(_control(reading.PING, payload))
+
+    def _unsent(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def _look_for_goodbye(self) -> None:
+        self._deaf = True
+        self._resume()
+        self._sockets.call_soon(self._read_more)
+
+    def _cut_off(self, reason: str) -> None:
+        self._lost_by = reason
+        self._abort()
+
+    def _close_unread(self) -> None:
+        self.close(endings.POLICY_VIOLATION, NOT_READ)
+
+    def _abort(self) -> None:
+        reset_when_closed(self._end())
+        self._transport.abort()
 
     # Reading
 
@@ -501,7 +521,9 @@ class DirectSocket(asyncio.Protocol):
                     self._closed(payload)
                     return
                 else:
-                    if kind == reading.PING and not self._deaf:
+                    if kind == reading.PONG:
+                        self._unanswered = 0
+                    elif not self._deaf:
                         self._answer(payload)
                     continue
             except Fault as fault:
@@ -555,8 +577,9 @@ class DirectSocket(asyncio.Protocol):
         if self._paused:
             self._paused = False
             # Its answer to a ping may lie behind what was not read.
-            self._pinged = False
-            self._sockets.wheel.unwatch(self)
+            self._forgive()
+            if self._behind is None:
+                self._sockets.wheel.unwatch(self)
             if not self._yields and not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -662,7 +685,7 @@ class DirectSocket(asyncio.Protocol):
             if self._timer.when() <= loop.time() + secs:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(secs, self._transport.abort)
+        self._timer = loop.call_later(secs, self._abort)
 
 
 def _control(opcode: int, payload: bytes | bytearray) -> bytes:

@@ -2,7 +2,9 @@
 
 An application hears of the end once, in its turn after all messages, by `websocket.disconnect`:
 
-    1006           the connection was lost, without a close frame: cut off, or silent after a ping
+    1006           the connection was lost, without a close frame; with a reason if the server has cut it off,
+                   because the client was not there (keep_alive.py)
+    1008           the server has closed, because the client did not read
     1005           the client closed and gave no code
     any other      the client closed, with this code and `reason`
     1002 1007 1009 the client broke the protocol, and `reason` is what it was told
@@ -21,6 +23,7 @@ from typing import Any
 
 from hubs.protocols import json
 from hubs.protocols.codec import CODECS
+from hubs.protocols.extension import SILENT_SECS
 
 Event = dict[str, Any]
 
@@ -29,6 +32,7 @@ PROTOCOL_ERROR = 1002
 NO_CODE = 1005
 CONNECTION_LOST = 1006
 INVALID_DATA = 1007
+POLICY_VIOLATION = 1008
 TOO_LARGE = 1009
 INTERNAL_ERROR = 1011
 
@@ -48,9 +52,15 @@ _REASONS = {
 }
 
 
-def disconnected(code: int, reason: str = "") -> Event:
-    """The event that tells the application of the end."""
-    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+def disconnected(code: int, reason: str = "", silent_secs: float = 0) -> Event:
+    """The event that tells the application of the end.
+
+    `silent_secs`: for how long nothing had come from a client that was cut off for that; ASGI has no word for it.
+    """
+    event: Event = {"type": "websocket.disconnect", "code": code, "reason": reason}
+    if silent_secs:
+        event[SILENT_SECS] = silent_secs
+    return event
 
 
 def reason(code: int, subprotocol: str | None) -> str:

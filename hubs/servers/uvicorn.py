@@ -121,7 +121,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """What direct sockets of this server share."""
         config = cast(_Config, self.config)
         if config.sockets is None:
-            config.sockets = Sockets(self.connections, config.ws_max_size, conf.settings.KEEP_ALIVE_SECS)
+            bounds = conf.settings.KEEP_ALIVE_SECS, conf.settings.WRITE_TIMEOUT_SECS
+            config.sockets = Sockets(self.connections, config.ws_max_size, *bounds)
         return config.sockets
 
     # How it ends

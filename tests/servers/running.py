@@ -87,11 +87,13 @@ class Running:
         return list(await self.ask(client.name, "release"))
 
     @asynccontextmanager
-    async def client(self, subprotocol: str | None = None, *, query: str = "") -> AsyncIterator[RawClient]:
-        """A raw client with a conversation of its own."""
+    async def client(
+        self, subprotocol: str | None = None, *, query: str = "", port: int | None = None
+    ) -> AsyncIterator[RawClient]:
+        """A raw client with a conversation of its own; `port`: of a proxy in front."""
         client = RawClient(f"conversation{uuid.uuid4().hex}")
         try:
-            await client.connect(self.port, query)
+            await client.connect(port or self.port, query)
             if query != "unanswered":
                 await client.handshake(subprotocol)
             else:

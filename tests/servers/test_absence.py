@@ -97,7 +97,7 @@ async def test_a_client_that_waits_unread_stays(on_each: OnEach) -> None:
             assert await client.close_frame(after=PING) == (1000, "")
             assert (await running.heard(client))[:3] == [description(bytes(300_000))] * 3
 
-    await on_each(story, KEEP_ALIVE_SECS=1)
+    await on_each(story, KEEP_ALIVE_SECS=2)
 
 
 async def test_pings_are_answered_and_a_goodbye_is_heard_while_messages_wait(on_each: OnEach) -> None:

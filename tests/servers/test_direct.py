@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import sys
 from collections.abc import Callable, Iterator
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubs.protocols.extension import NO_PONG, NOT_READ, UNREACHABLE
 from hubs.protocols.framing import frames_of
-from hubs.servers import direct, endings
+from hubs.servers import direct, endings, keep_alive
 from hubs.servers.direct import DirectSocket, Sockets
 from tests.running import PATIENCE
 from tests.servers.raw import frame
@@ -459,6 +462,11 @@ class Peer:
 
     def __init__(self, state: int = 1, unacked: int = 0, last_ack_ms: int = 0) -> None:
         self.state, self.unacked, self.last_ack_ms = state, unacked, last_ack_ms
+        self.linger: tuple[int, int] | None = None
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        assert (level, option) == (SOL_SOCKET, SO_LINGER)
+        self.linger = struct.unpack("ii", value)
 
     def getsockopt(self, *_: Any) -> bytes:
         info = bytearray(60)
@@ -509,7 +517,8 @@ def test_a_client_whose_machine_is_gone_is_dropped(bench: Bench) -> None:
     transport, receiver = _past_the_bound(bench, Peer(unacked=2, last_ack_ms=11_000))
     bench.within(lambda: receiver.socket.probe(b"1111"))
     bench.settle()
-    assert (transport.aborted, receiver.ends) == (True, [(1006, "")])
+    assert (transport.aborted, receiver.ends) == (True, [(1006, UNREACHABLE)])
+    assert transport.socket.linger == (1, 0)
 
 
 def test_a_server_that_stops_takes_leave_of_a_client_that_is_not_read(bench: Bench) -> None:
@@ -608,7 +617,7 @@ def test_a_client_gets_no_more_than_its_part_of_the_loop(
     bench.settle()
     assert receiver.heard[messages + (name == "pieces") :] == ["last"]
     assert transport.reading
-    assert not receiver.socket._pinged
+    assert not receiver.socket._unanswered
 
 
 @pytest.mark.parametrize("how", ["cut", "close"])
@@ -965,16 +974,111 @@ def test_one_that_cannot_be_written_to_does_not_keep_the_others_from_anything(
 # Keeping alive
 
 
+def _beat(bench: Bench, *receivers: Receiver) -> None:
+    """Half of the time between two pings has passed."""
+    bench.within(lambda: [receiver.socket.beat(b"beat") for receiver in receivers])
+    bench.settle()
+
+
+def _pings(transport: Transport) -> int:
+    transport.take()
+    return [opcode for opcode, _ in transport.frames].count(PING)
+
+
 def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(bench: Bench) -> None:
     alive, dead, held = (bench.open() for _ in range(3))
+    dead[0].socket = Peer()
     bench.within(held[1].socket.hold)
-    for beat in (b"1111", b"2222", b"3333"):
-        bench.within(lambda beat=beat: [receiver.socket.beat(beat) for _, receiver in (alive, dead, held)])
-        bench.settle()
-        alive[0].take()
-        assert alive[0].frames[-1] == (PING, beat)
-        bench.within(lambda beat=beat: alive[0].say(frame(PONG, beat)))
-    bench.settle()
-    assert dead[1].ends == [(1006, "")]
+    for pings in (1, 2, 3):
+        _beat(bench, alive[1], dead[1], held[1])
+        assert _pings(alive[0]) == pings
+        assert dead[1].ends == ([] if pings == 1 else [(1006, NO_PONG)])
+        bench.within(lambda: alive[0].say(frame(PONG, b"beat")))
+        # To see whether it was answered.
+        _beat(bench, alive[1], dead[1], held[1])
+        assert _pings(alive[0]) == pings
+    # With a reset: nothing of it is left in the system.
+    assert dead[0].socket.linger == (1, 0)
     # That its receiver is busy is no excuse: it is read, and pings are answered.
-    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [(1006, "")], [])
+    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [(1006, NO_PONG)], [])
+
+
+def test_to_send_is_not_to_answer(bench: Bench) -> None:
+    silent, chatty, uploading = (bench.open() for _ in range(3))
+    ends: dict[str, int] = {}
+    for half in range(1, 20):
+        _beat(bench, silent[1], chatty[1], uploading[1])
+        for name, (transport, receiver) in {"silent": silent, "chatty": chatty, "uploading": uploading}.items():
+            if receiver.ends:
+                assert receiver.ends == [(1006, NO_PONG)]
+                ends.setdefault(name, half)
+            elif name == "chatty":
+                bench.within(lambda transport=transport: transport.say(frame(TEXT, b"hello")))
+            elif name == "uploading":
+                # Its pong is behind that, perhaps; but not for ever.
+                messages = keep_alive.UPLOAD_BYTES // MAX_BYTES + 1
+                bench.within(lambda transport=transport, n=messages: transport.say(frame(BINARY, bytes(MAX_BYTES)) * n))
+        bench.settle()
+    assert ends == {"silent": 2, "chatty": 2, "uploading": 2 * keep_alive.MOST_UNANSWERED}
+
+
+def test_for_how_long_a_client_was_silent(bench: Bench) -> None:
+    transport, receiver = bench.open()
+    half = KEEP_ALIVE_SECS / 2
+    said = [frame(TEXT), frame(PONG, b"beat"), b"", b""]
+    silence: list[float] = []
+    for data in said:
+        bench.within(lambda data=data: data and transport.say(data))
+        _beat(bench, receiver)
+        silence.append(receiver.socket.silent_secs)
+    # Told when it matters: all that is known is that it was silent for two halves, and less than three.
+    assert silence == [0, 0, 0, 2 * half]
+    assert receiver.ends == [(1006, NO_PONG)]
+
+
+class _Clock:
+    """A wheel that turns when a test says so."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.wheel = bench.sockets.wheel
+        self.wheel.write_secs = 10.0
+
+    def slots(self, count: int, each: Callable[[], None] = lambda: None) -> None:
+        for _ in range(count):
+            each()
+            self.bench.within(self.wheel._turn)
+            self.bench.settle()
+
+
+def test_a_client_that_takes_nothing_is_cut_off_in_time(bench: Bench) -> None:
+    clock = _Clock(bench)
+    slots = round(clock.wheel.write_secs / clock.wheel.slot_secs)
+    (_, one), (slow, two), (quick, three) = (bench.open(high=1 << 16) for _ in range(3))
+    bench.within(lambda: [each.socket.write(frames_of(bytes(100_000))) for each in (one, two, three)])
+    bench.settle()
+    # What is written meanwhile comes back: it does not count as waiting in the transport.
+    bench.within(lambda: [each.socket.write(frames_of(b"more")) for each in (one, two, three)])
+    assert (one.full_now, two.full_now, three.full_now) == (True, True, True)
+    least = keep_alive.LEAST_BYTES_PER_SEC * clock.wheel.write_secs / slots
+
+    def reads() -> None:
+        slow.take(int(least * 0.9))
+        quick.take(int(least * 1.2))
+
+    clock.slots(slots - 1, reads)
+    assert (one.ends, two.ends, three.ends) == ([], [], [])
+    clock.slots(1, reads)
+    assert (one.ends, two.ends, three.ends) == ([(1008, NOT_READ)], [(1008, NOT_READ)], [])
+    # Behind what the transport has, in case they read on.
+    slow.take()
+    assert slow.frames == [(BINARY, bytes(100_000)), (CLOSE, b"\x03\xf0" + NOT_READ.encode())]
+    # As long as it takes enough; and it is sent no ping that would come behind all of that.
+    clock.slots(2 * slots, reads)
+    assert three.ends == []
+    assert three.socket in clock.wheel._watched
+    quick.take()
+    bench.settle()
+    quick.take()
+    assert three.socket not in clock.wheel._watched
+    assert [opcode for opcode, _ in quick.frames] == [BINARY, BINARY]

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubs.servers.keep_alive import SLOTS, SLOTS_PER_PROBE, Wheel
+from hubs.servers.keep_alive import Wheel
 
 SECS = 20.0
-SLOT = SECS / SLOTS
+SLOT = 1.0
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -173,8 +173,8 @@ def test_those_who_are_not_read_are_probed_in_every_slot_and_sent_a_ping_now_and
     wheel, watched = Wheel(SECS), Watched()
     loop.do(lambda: wheel.watch(watched))
     loop.until(SECS + 1e-6)
-    assert len(watched.probes) == SLOTS
-    assert sum(payload is not None for payload in watched.probes) == SLOTS // SLOTS_PER_PROBE
+    assert len(watched.probes) == SECS / SLOT
+    assert sum(payload is not None for payload in watched.probes) == 2
     # One timer, as long as anybody is there.
     beating = _add(loop, wheel)
     loop.do(lambda: wheel.unwatch(watched))
@@ -182,3 +182,8 @@ def test_those_who_are_not_read_are_probed_in_every_slot_and_sent_a_ping_now_and
     assert loop.timers == 1
     loop.do(lambda: wheel.remove(beating, beating.slot))
     assert loop.timers == 0
+
+
+@pytest.mark.parametrize(("secs", "slot"), [(0.5, 0.05), (10.0, 1.0), (10.5, 10.5 / 11), (60.0, 1.0)])
+def test_a_slot_is_no_longer_than_a_second(secs: float, slot: float) -> None:
+    assert Wheel(secs).slot_secs == pytest.approx(slot)

@@ -30,7 +30,7 @@ class Transport:
         # What knows of the client's side of the connection.
         self.socket: Any = None
         self.problem: Exception | None = None
-        self._protocol: Any = None
+        self.protocol: Any = None
 
     def as_transport(self) -> asyncio.Transport:
         """Itself, for those who look at types."""
@@ -39,7 +39,7 @@ class Transport:
     # For the protocol
 
     def set_protocol(self, protocol: Any) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
 
     def write(self, data: bytes) -> None:
         assert isinstance(data, bytes | bytearray)
@@ -54,7 +54,7 @@ class Transport:
         self.most = max(self.most, len(self.buffer))
         if len(self.buffer) > self.high and not self.full:
             self.full = True
-            self._protocol.pause_writing()
+            self.protocol.pause_writing()
 
     def can_write_eof(self) -> bool:
         return True
@@ -62,6 +62,9 @@ class Transport:
     def write_eof(self) -> None:
         self.ended = True
         self._end_if_done()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.buffer)
 
     def get_extra_info(self, name: str) -> Any:
         return {"socket": self.socket}[name]
@@ -104,7 +107,7 @@ class Transport:
         del self.buffer[:size]
         if self.full and len(self.buffer) <= self.low and not self.lost:
             self.full = False
-            self._protocol.resume_writing()
+            self.protocol.resume_writing()
         self._end_if_done()
 
     def cut(self) -> None:
@@ -120,11 +123,11 @@ class Transport:
         if self.reading and not self.closing and self.unread:
             data = bytes(self.unread)
             self.unread.clear()
-            self._protocol.data_received(data)
+            self.protocol.data_received(data)
 
     def end(self) -> None:
         """The client shuts its side."""
-        if self.reading and not self.lost and not self._protocol.eof_received():
+        if self.reading and not self.lost and not self.protocol.eof_received():
             self.close()
 
     def _end_if_done(self) -> None:
@@ -137,7 +140,7 @@ class Transport:
     def _lose(self) -> None:
         if not self.lost:
             self.lost, self.reading = True, False
-            self.loop.call_soon(self._protocol.connection_lost, None)
+            self.loop.call_soon(self.protocol.connection_lost, None)
 
 
 def unframed(data: bytes) -> Frames:
