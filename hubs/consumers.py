@@ -21,6 +21,7 @@ from typing import Any
 from channels.consumer import AsyncConsumer
 
 from hubs import callers, endpoints
+from hubs.connections import eviction
 from hubs.connections.connection import Connection
 from hubs.connections.direct import DirectOutbox
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
@@ -29,7 +30,7 @@ from hubs.connections.recovery import NotRecovered, bring_back
 from hubs.errors import HandshakeRefused, NotFound, Refusal, Unavailable
 from hubs.messaging.switchboard import switchboard
 from hubs.protocols.codec import choose
-from hubs.protocols.extension import EXTENSION
+from hubs.protocols.extension import EXTENSION, SILENT_SECS
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +184,8 @@ class _Conversation:
             reason = QUEUE_FULL
             await outbox.drained()
         finally:
+            if connection.outbox is outbox:
+                outbox.log_end(connection, reason)
             connection.socket_gone(outbox, code, reason)
 
     async def _listen(self) -> tuple[int, str]:
@@ -191,21 +194,22 @@ class _Conversation:
         while True:
             event = await self._receive()
             if event["type"] == "websocket.disconnect":
+                self._outbox.silent_secs = event.get(SILENT_SECS, 0.0)
                 return _code(event), event.get("reason") or ""
             # Not when it is over, nor when another socket has taken its place.
             if connection.outbox is self._outbox and not connection.closing:
                 text = event.get("text")
                 await connection.receive(event["bytes"] if text is None else text)
 
-    def _overflowed(self) -> None:
+    def _overflowed(self, cause: str, waiting: str) -> None:
         """The client reads too slowly. Called in the middle of a fan-out, so acted on in the next turn."""
         self._too_slow = True
-        asyncio.get_running_loop().call_soon(self._give_up)
+        asyncio.get_running_loop().call_soon(self._give_up, cause, waiting)
 
-    def _give_up(self) -> None:
+    def _give_up(self, cause: str, waiting: str) -> None:
         connection = self._connection
         if connection.outbox is self._outbox:
-            logger.info("Connection %s is closed: its client reads too slowly", connection.id)
+            eviction.log(connection, cause, waiting)
             connection.give_up(QUEUE_FULL)
         if self._task is not None:
             self._task.cancel()

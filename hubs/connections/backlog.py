@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from hubs.connections import eviction
 from hubs.protocols.codec import Batch, Message, Sized, size_of
 
 # A frame on its way to another process: form, and how long it may wait from now on (None: for as long as it takes).
@@ -30,12 +31,14 @@ class BacklogFull(Exception):
 class Backlog:
     """The unacknowledged frames of one connection, at most `max_messages` of `max_bytes` together."""
 
-    __slots__ = ("_bytes", "_last", "_max_bytes", "_max_messages", "_newest", "_sent", "_waiting")
+    __slots__ = ("_acknowledged_at", "_bytes", "_last", "_max_bytes", "_max_messages", "_newest", "_sent", "_waiting")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._bytes = 0
+        # When the client acknowledged anything last.
+        self._acknowledged_at: float | None = None
         # The sequence id given last, and the number of the newest frame: those that wait are counted on from there,
         # and keep their numbers among themselves when one is left out.
         self._last = self._newest = 0
@@ -92,8 +95,17 @@ class Backlog:
         self._bytes += size
         self._wait(form, ttl_secs, now)
 
-    def acknowledge(self, sequence_id: int) -> None:
+    def overflow(self, now: float) -> tuple[str, str]:
+        """Why a frame was not taken, and what is there, for the log (eviction.py)."""
+        setting = "RELIABLE_BUFFER_MESSAGES" if len(self) >= self._max_messages else "RELIABLE_BUFFER_BYTES"
+        last = "no acknowledgement yet"
+        if self._acknowledged_at is not None:
+            last = f"last acknowledgement {now - self._acknowledged_at:.1f} s ago"
+        return eviction.exceeded(setting), f"{len(self):,} messages, {self._bytes:,} bytes, {last}"
+
+    def acknowledge(self, sequence_id: int, now: float) -> None:
         """Everything up to this id has arrived; ids that were never given are taken as the last one."""
+        self._acknowledged_at = now
         for _ in range(len(self._sent) - max(0, self._last - sequence_id)):
             self._bytes -= self._sent.popleft()[1]
 

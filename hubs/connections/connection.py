@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from hubs import conf, operations
-from hubs.connections import reconnection
+from hubs.connections import eviction, reconnection
 from hubs.connections.backlog import Backlog, BacklogFull
 from hubs.connections.lane import Lane, Rest
 from hubs.connections.outbox import Outbox
@@ -399,6 +399,7 @@ class Connection:
         if not self._overflowing:
             # In the middle of a fan-out, perhaps: acted on in the next turn.
             self._overflowing = True
+            eviction.log(self, *self.backlog.overflow(_now()))  # type: ignore[union-attr]
             asyncio.get_running_loop().call_soon(self.close, 1008, BUFFER_FULL)
 
     def _tell(self, frame: Downstream) -> None:
@@ -636,7 +637,7 @@ class Connection:
     def _sequence_ack(self, frame: SequenceAck) -> None:
         # Nothing waits for it where no frame carries a sequence id.
         if self.backlog is not None:
-            self.backlog.acknowledge(frame.sequence_id)
+            self.backlog.acknowledge(frame.sequence_id, _now())
 
     def _invoke(self, frame: Invoke) -> None:
         """Have an invocation answered beside the other frames: it neither waits for them nor holds them up."""

@@ -10,10 +10,10 @@ frames are written to a full socket, too, and come back behind all that were wri
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hubs.connections import eviction
 from hubs.connections.outbox import CLOSING_SECS, QUEUE_FULL, Outbox, short
 from hubs.errors import Disconnect
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps
@@ -23,7 +23,8 @@ from hubs.protocols.framing import frames_of
 if TYPE_CHECKING:
     from hubs.connections.connection import Connection
 
-logger = logging.getLogger(__name__)
+# How long a client that goes on reading may take for what it is still to get before the close frame.
+MAX_CLOSING_SECS = 20.0
 
 
 class DirectOutbox(Outbox):
@@ -96,7 +97,7 @@ class DirectOutbox(Outbox):
         self._free = False
         if self._socket is None or self._queue:
             self._close = (code, short(reason))
-            self._be_patient()
+            self._be_patient(asyncio.get_running_loop().time() + MAX_CLOSING_SECS)
         else:
             self._socket.close(code, short(reason))
 
@@ -124,26 +125,26 @@ class DirectOutbox(Outbox):
             (code, reason), self._close = self._close, None
             self._socket.close(code, reason)
 
-    def _be_patient(self) -> None:
+    def _be_patient(self, until: float) -> None:
         """Wait for a client to read what it is still to get before the close frame, as long as it reads."""
-        asyncio.get_running_loop().call_later(CLOSING_SECS, self._lose_patience, self._bytes)
+        asyncio.get_running_loop().call_later(CLOSING_SECS, self._lose_patience, self._bytes, until)
 
-    def _lose_patience(self, waited: int) -> None:
+    def _lose_patience(self, waited: int, until: float) -> None:
         if self._close is None:
             return
-        if self._socket is None or self._bytes < waited:
-            self._be_patient()
+        if self._socket is None or (self._bytes < waited and asyncio.get_running_loop().time() < until):
+            self._be_patient(until)
         else:
             self._clear()
             self._go_on()
 
-    def _too_slow(self) -> None:
-        asyncio.get_running_loop().call_soon(self._give_up)
+    def _too_slow(self, cause: str, waiting: str) -> None:
+        asyncio.get_running_loop().call_soon(self._give_up, cause, waiting)
 
-    def _give_up(self) -> None:
+    def _give_up(self, cause: str, waiting: str) -> None:
         connection = self.connection
         if connection is not None and connection.outbox is self:
-            logger.info("Connection %s is closed: its client reads too slowly", connection.id)
+            eviction.log(connection, cause, waiting)
             connection.give_up(QUEUE_FULL)
 
     # From the server
@@ -191,6 +192,9 @@ class DirectOutbox(Outbox):
     def gone(self, code: int, reason: str) -> None:
         """The conversation is over."""
         connection, self.connection = self.connection, None
+        if connection is not None and connection.outbox is self:
+            self.log_end(connection, reason)
+        self.silent_secs = 0.0 if self._socket is None else self._socket.silent_secs
         self.abandon()
         self._socket = None
         self._write = _nowhere

@@ -12,7 +12,8 @@ messages queue behind it.
 
 Both queues are bounded in messages and bytes. A client that lets it overflow is too slow: what waits
 is thrown away and the socket is closed with 1008, which the client sees as the reason. Others are
-not affected, since nobody ever waits for this client.
+not affected, since nobody ever waits for this client. In time they are bounded by the server: it cuts off a client
+that does not take what waits for it (hubs/servers/keep_alive.py).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import logging
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any
 
 from hubs import conf
+from hubs.connections import eviction
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps, size_of
-from hubs.protocols.extension import Socket
+from hubs.protocols.extension import EVICTIONS, Socket
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +48,18 @@ CLOSING_SECS = 5.0
 class Outbox:
     """The way out to one client. Corked at first: what is put waits until `uncork`."""
 
-    __slots__ = ("_bytes", "_closing", "_corked", "_lost", "_queue")
+    __slots__ = ("_bytes", "_closing", "_corked", "_lost", "_queue", "_since", "silent_secs")
 
     def __init__(self) -> None:
         # What waits, and its size in bytes; None while nothing does, as for most clients most of the time.
         self._queue: deque[tuple[Any, int]] | None = None
         self._bytes = 0
+        # Since when something waits.
+        self._since = 0.0
         self._corked = True
         self._closing = self._lost = False
+        # When its end is told: for how long the client had not been heard of.
+        self.silent_secs = 0.0
 
     @property
     def closing(self) -> bool:
@@ -101,20 +108,39 @@ class Outbox:
         self._closing = True
         self._clear()
 
+    def log_end(self, connection: eviction.Evicted, reason: str) -> None:
+        """Say in the log why the server has parted with a client, if that is how its socket ended."""
+        if reason in EVICTIONS and (self._lost or not self._closing):
+            eviction.log(connection, reason, self._waiting)
+
     def _enqueue(self, message: Any, size: int) -> None:
         if self._queue is None:
             self._queue = deque()
+            self._since = asyncio.get_running_loop().time()
         self._queue.append((message, size))
         self._bytes += size
-        if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES or self._bytes > conf.settings.MAX_OUTBOX_BYTES:
-            self._clear()
-            # First: whose socket this is must not take its end for an accident.
-            self._too_slow()
-            self.close(1008, QUEUE_FULL)
+        if len(self._queue) > conf.settings.MAX_OUTBOX_MESSAGES:
+            self._overflow("MAX_OUTBOX_MESSAGES")
+        elif self._bytes > conf.settings.MAX_OUTBOX_BYTES:
+            self._overflow("MAX_OUTBOX_BYTES")
 
-    def _too_slow(self) -> None:
+    def _overflow(self, setting: str) -> None:
+        waiting = self._waiting
+        self._clear()
+        # First: whose socket this is must not take its end for an accident.
+        self._too_slow(eviction.exceeded(setting), waiting)
+        self.close(1008, QUEUE_FULL)
+
+    def _too_slow(self, cause: str, waiting: str) -> None:
         """The client has let it overflow. Called in the middle of a fan-out, so to be acted on in the next turn."""
         raise NotImplementedError
+
+    @property
+    def _waiting(self) -> str:
+        """What waits, for the log."""
+        count = 0 if self._queue is None else len(self._queue)
+        secs = asyncio.get_running_loop().time() - self._since if count else 0.0
+        return f"{count:,} messages, {self._bytes:,} bytes, for {secs:.1f} s"
 
     def _next(self) -> Any:
         assert self._queue is not None  # noqa: S101 - asked only when something waits
@@ -134,7 +160,8 @@ class AsgiOutbox(Outbox):
 
     __slots__ = ("_overflowed", "_send", "_task")
 
-    def __init__(self, send: Send, overflowed: Callable[[], None]) -> None:
+    def __init__(self, send: Send, overflowed: Callable[[str, str], None]) -> None:
+        """`overflowed`: called with the cause and what waited, for the log."""
         super().__init__()
         self._send = send
         self._overflowed = overflowed
@@ -176,12 +203,24 @@ class AsgiOutbox(Outbox):
             self._task.cancel()
 
     async def drained(self) -> None:
-        """Wait until everything is handed over, but not longer than a stuck socket deserves."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=CLOSING_SECS)
+        """Wait until everything is handed over, but not longer than a stuck socket deserves; then only close it."""
+        sending = self._task
+        if sending is None:
+            return
+        await asyncio.wait({sending}, timeout=CLOSING_SECS)
+        if sending.done() or not self._queue:
+            return
+        event, _ = self._queue.pop()
+        self._clear()
+        sending.cancel()
+        await asyncio.wait({sending})
+        with suppress(OSError):
+            # Most servers have room for a close frame; one that has not is not waited for again.
+            async with asyncio.timeout(0):
+                await self._send(event)
 
-    def _too_slow(self) -> None:
-        self._overflowed()
+    def _too_slow(self, cause: str, waiting: str) -> None:
+        self._overflowed(cause, waiting)
 
     def _start(self, event: Event) -> None:
         sending = self._send(event)

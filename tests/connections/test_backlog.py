@@ -24,8 +24,8 @@ def test_frames_are_counted_and_kept_until_they_are_acknowledged() -> None:
     backlog = _backlog()
     assert [backlog.send(form) for form in ("a", b"b", "c")] == [1, 2, 3]
     assert _forms(backlog) == [(1, "a"), (2, b"b"), (3, "c")]
-    backlog.acknowledge(2)
-    backlog.acknowledge(1)
+    backlog.acknowledge(2, now=0.0)
+    backlog.acknowledge(1, now=0.0)
     assert _forms(backlog) == [(3, "c")]
     assert (len(backlog), backlog.sent, backlog.last) == (1, 1, 3)
 
@@ -33,7 +33,7 @@ def test_frames_are_counted_and_kept_until_they_are_acknowledged() -> None:
 def test_an_acknowledgement_of_what_was_never_sent_is_one_of_the_last() -> None:
     backlog = _backlog()
     backlog.send("a")
-    backlog.acknowledge(2**64 - 1)
+    backlog.acknowledge(2**64 - 1, now=0.0)
     assert len(backlog) == 0
     assert backlog.send("b") == 2
 
@@ -43,7 +43,7 @@ def test_frames_that_wait_get_their_ids_when_the_client_is_back() -> None:
     backlog.send("a")
     backlog.hold("b", None, NOW)
     backlog.hold("c", 5, NOW)
-    backlog.acknowledge(3)
+    backlog.acknowledge(3, now=0.0)
     assert (len(backlog), backlog.sent, backlog.last) == (2, 0, 1)
     assert _forms(backlog, NOW + 4.9) == [(2, "b"), (3, "c")]
     assert _forms(backlog, NOW + 99) == [(2, "b"), (3, "c")]
@@ -69,8 +69,22 @@ def test_both_bounds_are_exact(form: str | bytes) -> None:
         with pytest.raises(BacklogFull):
             backlog.send("x")
         assert len(backlog) == 2
-        backlog.acknowledge(1)
+        backlog.acknowledge(1, now=0.0)
         assert backlog.send(form) == 2
+
+
+def test_what_the_log_is_told_of_one_that_is_full() -> None:
+    by_count, by_size = _backlog(2, 1000), _backlog(10, 20)
+    for backlog in (by_count, by_size):
+        backlog.send("x" * 10)
+        backlog.send("y" * 9)
+    cause, waiting = by_count.overflow(NOW)
+    assert cause == "More waits for its client than RELIABLE_BUFFER_MESSAGES allows."
+    assert waiting == "2 messages, 19 bytes, no acknowledgement yet"
+    by_size.acknowledge(0, NOW - 2.5)
+    cause, waiting = by_size.overflow(NOW)
+    assert cause == "More waits for its client than RELIABLE_BUFFER_BYTES allows."
+    assert waiting == "2 messages, 19 bytes, last acknowledgement 2.5 s ago"
 
 
 def test_what_is_too_late_makes_room() -> None:
@@ -137,7 +151,7 @@ def test_a_backlog_goes_on_elsewhere(sent: list[str | bytes], held: list[str], a
     here, there = _backlog(100), _backlog(100)
     for form in sent:
         here.send(form)
-    here.acknowledge(acknowledged)
+    here.acknowledge(acknowledged, now=0.0)
     for form in held:
         here.hold(form, None, NOW)
     frames, upto = here.packed(0, part, NOW)
@@ -195,7 +209,7 @@ class Backlogs(RuleBasedStateMachine):
 
     @rule(sequence_id=st.integers(0, 40))
     def acknowledge(self, sequence_id: int) -> None:
-        self.backlog.acknowledge(sequence_id)
+        self.backlog.acknowledge(sequence_id, now=0.0)
         self.sent = [(number, form) for number, form in self.sent if number > sequence_id]
 
     @rule(secs=st.integers(1, 3))

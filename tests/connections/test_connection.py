@@ -69,7 +69,7 @@ class Client:
             subprotocol="json.webpubsub.azure.v1" if codec.named else None,
         )
 
-    def _overflow(self) -> None:
+    def _overflow(self, cause: str, waiting: str) -> None:
         self.overflowed += 1
 
     async def begin(self, *groups: str) -> Client:

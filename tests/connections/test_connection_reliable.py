@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -311,8 +312,14 @@ def test_invocations_end_with_their_socket(world: World, process: Process, app: 
 
 @pytest.mark.parametrize("away", [True, False])
 def test_a_full_buffer_is_the_end(
-    world: World, process: Process, app: Application, webpubsub: WebPubSub, away: bool
+    world: World,
+    process: Process,
+    app: Application,
+    webpubsub: WebPubSub,
+    caplog: pytest.LogCaptureFixture,
+    away: bool,
 ) -> None:
+    caplog.set_level(logging.INFO, "hubs.connections.eviction")
     webpubsub(RELIABLE_BUFFER_MESSAGES=10)
     client = Client(world, app.hub, acks=False)
     old = client.connect(process, "g")
@@ -326,6 +333,12 @@ def test_a_full_buffer_is_the_end(
     assert client.recover(process).closed == NOT_RECOVERED
     world.settle()
     assert app.disconnected == [(client.id, "The reliable message buffer is full.")]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "hubs.connections.eviction"]
+    assert line.startswith(
+        f"Connection {client.id} (hub {app.hub}, user u) is cut off: "
+        "More waits for its client than RELIABLE_BUFFER_MESSAGES allows. Waiting: 10 messages, "
+    )
+    assert line.endswith(" bytes, no acknowledgement yet.")
 
 
 def test_a_connection_that_has_lost_a_message_is_not_recovered(

@@ -19,6 +19,7 @@ from hubs.connections.direct import DirectOutbox
 from hubs.connections.outbox import QUEUE_FULL
 from hubs.errors import Disconnect
 from hubs.protocols.codec import CODECS, Outgoing
+from hubs.protocols.extension import NO_PONG, NOT_READ, UNREACHABLE
 from hubs.protocols.frames import TEXT as TEXT_TYPE
 from hubs.protocols.frames import Payload, ServerMessage
 from hubs.protocols.framing import frames_of
@@ -49,7 +50,7 @@ class Lane:
 class Connection:
     """Whose outbox it is, as far as that asks."""
 
-    id = "c"
+    id, hub, user_id = "c", "chat", "anna"
 
     def __init__(self, outbox: DirectOutbox) -> None:
         self.outbox: DirectOutbox | None = outbox
@@ -103,6 +104,10 @@ class End:
             await turns(2)
             self.transport.take()
         return self.read
+
+
+def _evictions(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "hubs.connections.eviction"]
 
 
 @pytest.fixture
@@ -230,7 +235,7 @@ def test_everything_put_arrives_in_order_and_the_close_last(steps: list[Any], si
 
 
 @pytest.mark.parametrize("bound", ["messages", "bytes"])
-async def test_a_client_that_does_not_read_is_given_up(
+async def test_a_client_that_does_not_read_is_evicted(
     sockets: Sockets, webpubsub: WebPubSub, bound: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -253,13 +258,41 @@ async def test_a_client_that_does_not_read_is_given_up(
     assert end.connection.given_up == [QUEUE_FULL]
     assert end.connection.ends == [(1008, QUEUE_FULL)]
     assert end.transport.most < direct.MAX_COLLECTED_BYTES + 5 * len(message)
-    assert "reads too slowly" in caplog.text
+    [line] = _evictions(caplog)
+    assert line.startswith(
+        "Connection c (hub chat, user anna) is cut off: "
+        f"More waits for its client than MAX_OUTBOX_{bound.upper()} allows. Waiting: "
+    )
+    assert ("51 messages, " if bound == "messages" else f"{11 * len(message):,} bytes, ") in line
     assert (await end.reads())[-1] == f"1008 {QUEUE_FULL}"
     assert len(await other.reads()) == 100
     assert other.connection.given_up == []
 
 
-async def test_one_turn_is_enough_to_be_given_up(sockets: Sockets, webpubsub: WebPubSub) -> None:
+@pytest.mark.parametrize("reason", [NO_PONG, NOT_READ, UNREACHABLE, "bye"])
+async def test_that_the_server_parts_with_a_client_is_one_line(
+    sockets: Sockets, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    end, closed = End(sockets, high=100).open(), End(sockets, high=100).open()
+    for each in (end, closed):
+        each.outbox.put("x" * 200)
+    await turns()
+    for each in (end, closed):
+        each.outbox.put("y" * 98)
+    # Its end was decided before, and told of where that was done.
+    closed.outbox.close(1000)
+    for each in (end, closed):
+        each.outbox.gone(1006, reason)
+        each.outbox.gone(1006, reason)
+    said = f"Connection c (hub chat, user anna) is cut off: {reason} Waiting: 1 messages, 100 bytes, for 0.0 s."
+    assert _evictions(caplog) == ([] if reason == "bye" else [said])
+    # Each cause is a kind of its own, so that many of one do not hide another.
+    assert [getattr(record, "kind", None) for record in caplog.records] == [f"cut off: {reason}"] * (reason != "bye")
+    assert end.outbox._queue is None
+
+
+async def test_one_turn_is_enough_to_be_evicted(sockets: Sockets, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_OUTBOX_BYTES=1 << 20)
     end, other = End(sockets).open(), End(sockets).open()
     socket = end.outbox.socket
@@ -313,6 +346,23 @@ async def test_one_that_reads_slowly_gets_all_before_the_close(
         await turns(1)
     read = await end.reads()
     assert (len(read), read[-1]) == (52, "1000 bye")
+
+
+async def test_one_that_reads_slowly_does_not_take_for_ever(sockets: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CLOSING_SECS", 0.0)
+    monkeypatch.setattr(room, "MAX_CLOSING_SECS", 0.0)
+    end = End(sockets, high=100, low=0).open()
+    end.outbox.put("x" * 200)
+    await turns()
+    for number in range(50):
+        end.outbox.put(f"{number}".ljust(20_000))
+    end.outbox.close(1000, "bye")
+    while not end.connection.ends:
+        end.transport.take()
+        await turns(1)
+    read = await end.reads()
+    assert len(read) < 50
+    assert read[-1] == "1000 bye"
 
 
 # From the client

@@ -18,13 +18,15 @@ from tests.connections.conftest import Server, WebPubSub, soon, turns
 
 
 class Overflows:
-    """Counts how often an outbox complains."""
+    """Counts how often an outbox complains, and of what."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.said: list[str] = []
 
-    def __call__(self) -> None:
+    def __call__(self, cause: str, waiting: str) -> None:
         self.count += 1
+        self.said.append(f"{cause} {waiting}")
 
 
 @pytest.fixture
@@ -221,6 +223,9 @@ async def test_too_many_messages_close_it_once(
     for number in range(20):
         outbox.put(f"too many {number}")
     assert overflows.count == 1
+    assert overflows.said[0].startswith(
+        "More waits for its client than MAX_OUTBOX_MESSAGES allows. 11 messages, 21 bytes, for "
+    )
     assert outbox.closing
     server.gate.set()
     await _settled(outbox)
@@ -374,6 +379,29 @@ async def test_a_stuck_socket_does_not_hold_up_the_end(
     await _settled(outbox)
     assert server.events == []
     outbox.abandon()
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+async def test_a_stuck_socket_is_closed_all_the_same(
+    overflows: Overflows, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    monkeypatch.setattr(room, "CLOSING_SECS", 0.01)
+    said: list[str] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        # As our servers have it, which wait before they write, and have room for a close frame.
+        if event["type"] == "websocket.send" or not has_room:
+            await asyncio.Event().wait()
+        said.append(event["reason"])
+
+    outbox = AsgiOutbox(send, overflows)
+    outbox.uncork()
+    outbox.put("a")
+    outbox.put("b")
+    outbox.close(1008, QUEUE_FULL)
+    await _settled(outbox)
+    assert said == ([QUEUE_FULL] if has_room else [])
+    assert (outbox._queue, outbox._task, outbox._bytes) == (None, None, 0)
 
 
 # Reasons

@@ -80,7 +80,7 @@ def test_the_connection_of_a_simple_client_is_its_socket_s(world: World, number:
         a.board.new_connection_id(),
         "chat",
         CODECS["json.webpubsub.azure.v1"],
-        AsgiOutbox(Server().send, lambda: None),
+        AsgiOutbox(Server().send, lambda *_: None),
         user_id=None,
         permissions=Permissions(),
     )

@@ -46,6 +46,7 @@ from hubs.messaging.switchboard import Switchboard
 from hubs.protocols.codec import CODECS
 from hubs.protocols.extension import EXTENSION
 from hubs.rules.roles import Permissions
+from hubs.servers import endings
 from hubs.servers.direct import DirectSocket, Sockets
 from hubs.upstream.session import Session
 from tests.connections.simulated_redis import SimulatedRedis
@@ -551,14 +552,14 @@ class Socket:
         if not self._gone:
             self._incoming.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
 
-    def lose(self) -> None:
-        """The network fails."""
-        self._leave(LOST)
+    def lose(self, silent_secs: float = 0) -> None:
+        """The network fails; the server notices it by a silence of so many seconds."""
+        self._leave(LOST, silent_secs)
 
-    def _leave(self, code: int) -> None:
+    def _leave(self, code: int, silent_secs: float = 0) -> None:
         if not self._gone:
             self._gone = True
-            self._incoming.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
+            self._incoming.put_nowait(endings.disconnected(code, "", silent_secs))
 
     def leave(self, code: int = NORMAL) -> None:
         """The client says goodbye."""
@@ -644,14 +645,15 @@ class DirectEnd(Socket):
         else:
             self.process.loop.call_soon(self._transport.say, data)
 
-    def _leave(self, code: int) -> None:
+    def _leave(self, code: int, silent_secs: float = 0) -> None:
         if self._transport is None:
-            super()._leave(code)
+            super()._leave(code, silent_secs)
         elif not self._gone:
             if code != LOST:
                 self._say(frame(0x8, code.to_bytes(2, "big")))
                 self.process.loop.call_soon(self._transport.take)
             else:
+                self._transport.protocol.silent_secs = silent_secs
                 self.process.loop.call_soon(self._transport.cut)
             self._gone = True
 

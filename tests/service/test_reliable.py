@@ -1070,7 +1070,7 @@ async def test_line_45_a_rest_close_is_announced(target: Target, come: Open, res
 
 @pytest.mark.parametrize("kind", [JSON, PROTOBUF, None], ids=["json", "protobuf", "simple"])
 async def test_line_46_a_slow_consumer_is_dropped_alone(
-    target: Target, other: Client, rest: Sdk, unique: Unique, kind: str | None
+    live_service: Service | None, target: Target, other: Client, rest: Sdk, unique: Unique, kind: str | None
 ) -> None:
     room, user, megabyte = unique("room"), unique("user"), "x" * 1_000_000
     async with (
@@ -1092,3 +1092,5 @@ async def test_line_46_a_slow_consumer_is_dropped_alone(
         _, close = await slow.hear_out()
         # It is cut off where its socket takes not even the close frame.
         assert close in (None, (1008, "The outbound message queue is full."))
+        if live_service is not None:
+            assert live_service.log.read_text().count(f"(hub chat, user {user}) is cut off: ") == 1
