@@ -75,6 +75,9 @@ GOING_AWAY = 1001
 
 MAX_HALF_DONE = 1000
 
+# So much of RECOVERY_SECS a client has left when its absence is noticed, however long it has lasted.
+LEAST_PART_LEFT = 1 / 3
+
 # Beyond a handler's own time: what its answer needs to come from another process.
 FINISHING_SECS = 10.0
 TELL_AGAIN_SECS = 0.5
@@ -286,7 +289,7 @@ class Connection:
         if self.backlog is None or self._closed or not self._opened or code in FINAL_CODES:
             self.end(reason)
         else:
-            self._go_away()
+            self._go_away(outbox.silent_secs)
 
     def resume(self, outbox: Outbox) -> None:
         """Go on with a new socket: put everything that the client has not acknowledged.
@@ -305,11 +308,16 @@ class Connection:
         for sequence_id, form in self.backlog.replay(_now()):
             outbox.put(self.codec.stamp(form, sequence_id))
 
-    def wait_for_client(self) -> None:
-        """Be away from now on for as long as a client may be; a socket that is still open is closed."""
+    def wait_for_client(self, silent_secs: float = 0) -> None:
+        """Be away from now on for as long as a client may be; a socket that is still open is closed.
+
+        A client that was cut off because nothing came from it for `silent_secs` has been away for that time already.
+        """
         self._lose_socket()
         self._stop_expiry()
-        self._expiry = asyncio.get_running_loop().call_later(conf.settings.RECOVERY_SECS, self.end, EXPIRED)
+        most = conf.settings.RECOVERY_SECS
+        left = max(most - silent_secs, most * LEAST_PART_LEFT)
+        self._expiry = asyncio.get_running_loop().call_later(left, self.end, EXPIRED)
 
     def depart(self) -> None:
         """The connection goes on in another process. What an event handler works on is finished, and told there."""
@@ -320,9 +328,9 @@ class Connection:
         if self.earlier is not None:
             self.earlier.set()
 
-    def _go_away(self) -> None:
+    def _go_away(self, silent_secs: float) -> None:
         self._drop_outbox()
-        self.wait_for_client()
+        self.wait_for_client(silent_secs)
 
     def _lose_socket(self, code: int = 1008, reason: str = TAKEN_OVER) -> None:
         # 1008, because a client that is told so does not fight for the connection.

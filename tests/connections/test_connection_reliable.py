@@ -159,6 +159,19 @@ def test_who_comes_back_in_time_has_the_whole_time_again(world: World, process: 
     assert client.recover(process).closed == NOT_RECOVERED
 
 
+@pytest.mark.parametrize(("silent_secs", "left"), [(0, 30), (12, 18), (25, 10), (300, 10)])
+def test_the_silence_of_a_client_that_was_cut_off_counts(
+    world: World, process: Process, app: Application, silent_secs: float, left: float
+) -> None:
+    client = Client(world, app.hub)
+    socket = client.connect(process)
+    socket.lose(silent_secs)
+    world.pass_time(left - 1)
+    assert app.disconnected == []
+    world.pass_time(2)
+    assert app.disconnected == [(client.id, "The connection recovery timeout expired.")]
+
+
 def test_a_client_with_a_socket_never_expires(world: World, process: Process) -> None:
     client = Client(world, "chat")
     client.connect(process, "g").lose()
