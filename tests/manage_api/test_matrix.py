@@ -161,10 +161,10 @@ def test_no_account(ask: Callable[..., Any], case: Case) -> None:
     assert everything() == before
 
 
-@pytest.mark.parametrize("token", ["", "Token", "Token x", "Token é", "Bearer abc", f"Token {'0' * 40}", "Token a b"])
 @pytest.mark.parametrize("case", CASES[:3])
-def test_bad_tokens(ask: Callable[..., Any], case: Case, token: str) -> None:
-    problem(ask(case, caller=Caller(None), headers={"authorization": token}), 401)
+def test_bad_tokens(ask: Callable[..., Any], case: Case) -> None:
+    for token in ("", "Token", "Token x", "Token é", "Bearer abc", f"Token {'0' * 40}", "Token a b"):
+        problem(ask(case, caller=Caller(None), headers={"authorization": token}), 401)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -213,23 +213,23 @@ def test_too_many_calls(
 
 
 BAD_BODIES = [
-    (b"", "body"),
-    (b"{", "body"),
-    (b"\xff", "body"),
-    (b"[]", "body"),
-    (b"null", "body"),
-    (b'"properties"', "body"),
-    (b"[" * 9000, "body"),
-    (b'{"\\ud800":1}', "body"),
+    b"",
+    b"{",
+    b"\xff",
+    b"[]",
+    b"null",
+    b'"properties"',
+    b"[" * 9000,
+    b'{"\\ud800":1}',
 ]
 
 
-@pytest.mark.parametrize(("body", "target"), BAD_BODIES, ids=lambda value: str(value)[:16])
 @pytest.mark.parametrize("case", WITH_BODY)
-def test_bodies_that_are_no_objects(ask: Callable[..., Any], case: Case, body: bytes, target: str) -> None:
+def test_bodies_that_are_no_objects(ask: Callable[..., Any], case: Case) -> None:
     before = everything()
-    said = problem(ask(replace(case, body=body)), 400, "Error.BadRequest")
-    assert said["target"] == target
+    for body in BAD_BODIES:
+        said = problem(ask(replace(case, body=body)), 400, "Error.BadRequest")
+        assert said["target"] == "body", body[:16]
     assert everything() == before
 
 
@@ -251,10 +251,10 @@ def test_members_nobody_knows_and_members_that_are_missing(ask: Callable[..., An
     assert everything() == before
 
 
-@pytest.mark.parametrize("media_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/xml", "é"])
 @pytest.mark.parametrize("case", WITH_BODY)
-def test_other_media_types(ask: Callable[..., Any], case: Case, media_type: str) -> None:
-    problem(ask(case, content_type=media_type), 415, "Error.UnsupportedMediaType")
+def test_other_media_types(ask: Callable[..., Any], case: Case) -> None:
+    for media_type in ("", "text/plain", "application/x-www-form-urlencoded", "application/xml", "é"):
+        problem(ask(case, content_type=media_type), 415, "Error.UnsupportedMediaType")
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON"])
@@ -270,13 +270,13 @@ def test_a_body_that_is_too_large(ask: Callable[..., Any], case: Case) -> None:
     assert everything() == before
 
 
-@pytest.mark.parametrize("name", ["7up", "a-b", "ä", "a" * 129, "chat%0A", "%20", "%00", "chat;"])
 @pytest.mark.parametrize("case", ABOUT_A_HUB)
-def test_names_that_no_hub_has(ask: Callable[..., Any], case: Case, name: str) -> None:
+def test_names_that_no_hub_has(ask: Callable[..., Any], case: Case) -> None:
     before = everything()
-    said = problem(ask(case.named(hubName=name)), 400, "Error.BadRequest")
-    assert said["target"] == "hubName"
-    assert "letter" in said["message"]
+    for name in ("7up", "a-b", "ä", "a" * 129, "chat%0A", "%20", "%00", "chat;"):
+        said = problem(ask(case.named(hubName=name)), 400, "Error.BadRequest")
+        assert said["target"] == "hubName", name
+        assert "letter" in said["message"]
     assert everything() == before
 
 
@@ -300,40 +300,39 @@ def test_the_letter_case_of_a_hub_does_not_matter(ask: Callable[..., Any], case:
     assert ask(case.named(hubName="ChAT")).status_code == case.status
 
 
-@pytest.mark.parametrize("name", ["0", "x", "-1", "1.0", "٣", "9" * 20, "01", "1%0A"])
 @pytest.mark.parametrize("case", ABOUT_A_GRANT)
-def test_names_that_no_grant_has(ask: Callable[..., Any], case: Case, name: str) -> None:
+def test_names_that_no_grant_has(ask: Callable[..., Any], case: Case) -> None:
     before = everything()
-    said = problem(ask(case.named(roleGrantName=name)), 400, "Error.BadRequest")
-    assert said["target"] == "roleGrantName"
+    for name in ("0", "x", "-1", "1.0", "٣", "9" * 20, "01", "1%0A"):
+        said = problem(ask(case.named(roleGrantName=name)), 400, "Error.BadRequest")
+        assert said["target"] == "roleGrantName", name
     assert everything() == before
 
 
-@pytest.mark.parametrize("name", ["999999999", "9223372036854775807", "9" * 19])
 @pytest.mark.parametrize("case", ABOUT_A_GRANT)
-def test_a_grant_that_is_not_there(ask: Callable[..., Any], case: Case, name: str) -> None:
+def test_a_grant_that_is_not_there(ask: Callable[..., Any], case: Case) -> None:
     before = everything()
-    response = ask(case.named(roleGrantName=name))
-    if case.row.method == "DELETE":
-        assert response.status_code == 204
-    else:
-        problem(response, 404, "Error.RoleGrant.NotExisted")
+    for name in ("999999999", "9223372036854775807", "9" * 19):
+        response = ask(case.named(roleGrantName=name))
+        if case.row.method == "DELETE":
+            assert response.status_code == 204, name
+        else:
+            problem(response, 404, "Error.RoleGrant.NotExisted")
     assert everything() == before
 
 
-@pytest.mark.parametrize(
-    ("query", "target"),
-    [
-        *((f"?maxpagesize={value}", "maxpagesize") for value in ("0", "201", "x", "", "-1", "1.0", "٣", "1" * 5000)),
-        *((f"?top={value}", "top") for value in ("0", "2147483648", "x", "")),
-        *((f"?continuationToken={value}", "continuationToken") for value in ("", "x", "x" * 3000, "%00")),
-        ("?top=1&top=2", "top"),
-    ],
-    ids=lambda value: str(value)[:24],
-)
+NO_PAGES = [
+    *((f"?maxpagesize={value}", "maxpagesize") for value in ("0", "201", "x", "", "-1", "1.0", "٣", "1" * 5000)),
+    *((f"?top={value}", "top") for value in ("0", "2147483648", "x", "")),
+    *((f"?continuationToken={value}", "continuationToken") for value in ("", "x", "x" * 3000, "%00")),
+    ("?top=1&top=2", "top"),
+]
+
+
 @pytest.mark.parametrize("case", LISTINGS)
-def test_pages_that_cannot_be(ask: Callable[..., Any], case: Case, query: str, target: str) -> None:
-    assert problem(ask(case, query=query), 400, "Error.BadRequest")["target"] == target
+def test_pages_that_cannot_be(ask: Callable[..., Any], case: Case) -> None:
+    for query, target in NO_PAGES:
+        assert problem(ask(case, query=query), 400, "Error.BadRequest")["target"] == target, query[:24]
 
 
 @pytest.mark.parametrize("case", CASES)
