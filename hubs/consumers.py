@@ -20,7 +20,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from hubs import callers, endpoints
+from hubs import callers, endpoints, operations
 from hubs.connections import eviction
 from hubs.connections.connection import Connection
 from hubs.connections.direct import DirectOutbox
@@ -28,7 +28,7 @@ from hubs.connections.handshake import Admission, Handshake, admit, asks_for_rec
 from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
 from hubs.connections.recovery import NotRecovered, bring_back
 from hubs.errors import HandshakeRefused, NotFound, Refusal, Unavailable
-from hubs.messaging.switchboard import switchboard
+from hubs.messaging.switchboard import UNREACHABLE, switchboard
 from hubs.protocols.codec import choose
 from hubs.protocols.extension import EXTENSION, SILENT_SECS
 
@@ -40,6 +40,9 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 NOT_RECOVERED = "The connection could not be recovered."
+
+# When a client that is refused for the service's own sake may come again.
+RETRY_AFTER_SECS = b"1"
 
 # The close code of a socket that ended without any.
 LOST = 1006
@@ -59,6 +62,9 @@ class HubConsumer(AsyncConsumer):
             hub = hub_of(handshake)
             recovering = asks_for_recovery(handshake)
             if recovering is None:
+                if operations.unreachable() is not None:
+                    # Before an event handler hears of a client that would be turned away behind it.
+                    raise HandshakeRefused(503, UNREACHABLE)
                 connection_id = switchboard().new_connection_id()
                 admission = await admit(handshake, connection_id)
         except HandshakeRefused as refused:
@@ -268,6 +274,8 @@ async def _refuse(scope: Scope, send: Send, refused: HandshakeRefused) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     if refused.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if refused.status == 503:
+        headers.append((b"retry-after", RETRY_AFTER_SECS))
     await send({"type": "websocket.http.response.start", "status": int(refused.status), "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})
 

@@ -1,17 +1,19 @@
 """What happens when a server process starts and stops (ASGI lifespan).
 
-The process makes itself known to the others before it serves. When it has served its last client, it
-lets events that are on their way arrive, writes what is left to write, and takes leave. A server
-without lifespan loses that: the process makes itself known with its first client, the others notice
-after a few seconds that it is gone, and the last events and records may be lost.
+The process makes itself known to the others before it serves; where that fails, it serves all the same, is not ready
+(hubs/health.py), and tries again. When it has served its last client, it lets events that are on their way arrive,
+writes what is left to write, and takes leave. A server without lifespan loses that: the process makes itself known with
+its first client, the others notice after a few seconds that it is gone, and the last events and records may be lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from hubs import health, operations
 from hubs.connections import recovery
 from hubs.messaging.switchboard import switchboard
 from hubs.upstream import dispatch, records
@@ -20,22 +22,27 @@ logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
+# How often a process that has not reached the others yet tries again.
+RETRY_SECS = 1.0
+
 
 async def lifespan_application(
     scope: Mapping[str, Any], receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
 ) -> None:
     """Answer the server's `lifespan.startup` and `lifespan.shutdown`."""
+    beginning: asyncio.Task[None] | None = None
     while True:
         event = await receive()
         if event["type"] == "lifespan.startup":
-            try:
-                await switchboard().start()
-            except Exception as problem:
-                # Clients are refused until it can be reached; the process need not be restarted then.
-                logger.error("The channel layer cannot be reached (is REDIS_URL right?): %s", problem)
+            beginning = asyncio.create_task(_begin(tried := asyncio.Event()), name="reach the other processes")
+            await tried.wait()
             records.start()
             await send({"type": "lifespan.startup.complete"})
         elif event["type"] == "lifespan.shutdown":
+            if beginning is not None:
+                beginning.cancel()
+                await asyncio.wait([beginning])
+            health.unregister(_PROBE)
             # First whoever says something last, then those it is said to.
             recovery.stop()
             await dispatch.stop()
@@ -43,3 +50,24 @@ async def lifespan_application(
             await switchboard().stop()
             await send({"type": "lifespan.shutdown.complete"})
             return
+
+
+_PROBE = "redis"
+
+
+async def _begin(tried: asyncio.Event) -> None:
+    """Make the process known to the others; `tried` is set when that was done, or has failed for the first time."""
+    health.register(_PROBE, lambda: "it has not been reached since this process started; the log says why")
+    while True:
+        try:
+            await switchboard().start()
+        except Exception as problem:
+            if not tried.is_set():
+                # Clients are refused until it can be reached; the process need not be restarted then.
+                logger.error("The channel layer cannot be reached (is REDIS_URL right?): %s", problem)
+        else:
+            health.register(_PROBE, operations.unreachable)
+            return
+        finally:
+            tried.set()
+        await asyncio.sleep(RETRY_SECS)

@@ -51,6 +51,13 @@ async def attach(connection: LiveConnection, groups: tuple[str, ...] = ()) -> No
         await join_group(connection, group)
 
 
+def unreachable() -> str | None:
+    """Why a client that came now could not be reached by other processes, for operators; None where it could."""
+    if switchboard().is_reached:
+        return None
+    return "it cannot be reached, so what other processes publish would not arrive here; the log says why"
+
+
 def opened(connection: LiveConnection) -> None:
     """The socket of a connection is open, which was attached before."""
     switchboard().opened(connection)

@@ -209,6 +209,18 @@ class Service:
                 time.sleep(0.05)
         raise AssertionError(f"The {self.server} server did not start:\n{self.log.read_text()}")
 
+    def until_ready(self) -> None:
+        """Wait until new clients are served, which in an outage they are not."""
+        said, deadline = "", time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.endpoint}/healthz/ready", timeout=PATIENCE):
+                    return
+            except urllib.error.HTTPError as refused:
+                said = refused.read().decode()
+                time.sleep(0.05)
+        raise AssertionError(f"Not ready: {said}")
+
     def _limit(self) -> None:
         if self.open_files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)

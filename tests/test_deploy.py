@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import configparser
 import json
 import os
 import re
@@ -10,7 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -23,6 +26,7 @@ import yaml
 from websockets.exceptions import ConnectionClosed
 
 from hubs import conf
+from hubs.management.commands.serve import ENDING_SECS
 from tests.running import PATIENCE, ROOT, Redis, Service, free_port
 from tests.service.client import JSON, Reliable, Sdk, Target, answered, group_message, ok, opened, reliable
 
@@ -64,13 +68,13 @@ def directives(text: str) -> list[tuple[str, ...]]:
 
 def test_the_nginx_configuration_has_what_websockets_need() -> None:
     found = directives(CONFIGURATION.read_text())
-    location = ("http", "server", "location")
+    server = ("http", "server")
     for wanted in (
-        (*location, "proxy_http_version", "1.1"),
-        (*location, "proxy_set_header", "Upgrade", "$http_upgrade"),
-        (*location, "proxy_set_header", "Connection", "$connection_upgrade"),
-        (*location, "proxy_next_upstream", "error", "timeout", "http_503"),
-        ("http", "server", "large_client_header_buffers", "4", "128k"),
+        (*server, "proxy_http_version", "1.1"),
+        (*server, "proxy_set_header", "Upgrade", "$http_upgrade"),
+        (*server, "proxy_set_header", "Connection", "$connection_upgrade"),
+        (*server, "location", "proxy_next_upstream", "error", "timeout", "http_503"),
+        (*server, "large_client_header_buffers", "4", "128k"),
     ):
         assert wanted in found
     # nginx has to be the first to give up an idle connection.
@@ -95,8 +99,10 @@ class Nginx:
         text = CONFIGURATION.read_text()
         for number, service in enumerate(services, 1):
             text, count = re.subn(rf"server hubwire{number}:8080 ", f"server 127.0.0.1:{service.port} ", text)
-            assert count == 1
+            assert count == 2
         assert "hubwire1" not in text
+        # What it learned of a machine is forgotten sooner, so that nobody waits for that.
+        text = text.replace("fail_timeout=5s", "fail_timeout=1s")
         temporary = "".join(
             f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -140,9 +146,10 @@ class Nginx:
 
 
 @pytest.fixture
-def behind_nginx(tmp_path: Path, redis_server: Redis) -> Iterator[tuple[Target, Nginx, Service]]:
-    """Two machines behind nginx: the whole, nginx, and one of the two."""
-    env = {"REDIS_URL": redis_server.url, "TRUST_FORWARDED_HEADERS": "true", "NUM_PROXIES": "1", "DRAIN_SECS": "20"}
+def behind_nginx(tmp_path: Path) -> Iterator[tuple[Target, Nginx, Service, Redis]]:
+    """Two machines behind nginx: the whole, nginx, one of the two, and their Redis."""
+    redis = Redis(tmp_path).start()
+    env = {"REDIS_URL": redis.url, "TRUST_FORWARDED_HEADERS": "true", "NUM_PROXIES": "1", "DRAIN_SECS": "20"}
     first, second = Service(tmp_path, env=env), Service(tmp_path, env=env)
     folder = tmp_path / "nginx"
     folder.mkdir()
@@ -155,15 +162,16 @@ def behind_nginx(tmp_path: Path, redis_server: Redis) -> Iterator[tuple[Target, 
         second.start()
         nginx.check()
         nginx.start()
-        yield Target(first.connection_string), nginx, first
+        yield Target(first.connection_string), nginx, first, redis
     finally:
-        for process in (first, second, nginx):
+        for process in (first, second, nginx, redis):
             process.stop()
 
 
-async def through_nginx(behind_nginx: tuple[Target, Nginx, Service]) -> None:
-    """Clients and servers go through nginx, and one of two machines is stopped while they do."""
-    target, nginx, first = behind_nginx
+async def through_nginx(behind_nginx: tuple[Target, Nginx, Service, Redis]) -> None:
+    """Clients and servers go through nginx; Redis goes and comes back, then one of two machines is stopped."""
+    target, nginx, first, redis = behind_nginx
+    await without_redis(target, redis)
     assert f":{nginx.port}" in target.endpoint
     over = asyncio.Event()
     statuses: set[int] = set()
@@ -214,6 +222,32 @@ async def through_nginx(behind_nginx: tuple[Target, Nginx, Service]) -> None:
     # Whoever came while a machine stopped was let in.
     assert statuses == {101}
     assert "access_token" not in nginx.log
+
+
+async def without_redis(target: Target, redis: Redis) -> None:
+    """All machines refuse new clients, which is no reason for nginx to keep other requests from them."""
+
+    def status(path: str) -> int:
+        try:
+            with urllib.request.urlopen(target.endpoint + path, timeout=PATIENCE) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    assert await asyncio.to_thread(status, "/healthz/ready") == 404
+    await asyncio.to_thread(redis.stop)
+    async with asyncio.timeout(PATIENCE):
+        while await answered(target.url()) == 101:
+            await asyncio.sleep(0.05)
+    for _ in range(10):
+        # 503 is the service's answer, 502 that of nginx, while it thinks that nobody is there.
+        assert await answered(target.url()) in (502, 503)
+        assert await asyncio.to_thread(status, "/negotiate") == 200
+    await asyncio.to_thread(redis.start)
+    async with asyncio.timeout(PATIENCE):
+        # Both machines.
+        while [await answered(target.url()) for _ in range(4)] != [101] * 4:
+            await asyncio.sleep(0.05)
 
 
 if NGINX is not None:
@@ -275,6 +309,41 @@ def test_redis_has_a_password_that_its_list_of_processes_does_not_show(tmp_path:
     finally:
         process.terminate()
         process.wait(PATIENCE)
+
+
+def test_the_image_looks_after_its_health(service: Service) -> None:
+    """The image's own command, with a service of this machine and with none."""
+    text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", "")
+    [words] = re.findall(r"^HEALTHCHECK .* CMD (.+)$", text, re.MULTILINE)
+    python, *command = json.loads(words)
+    assert python == "python"
+
+    def check(port: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            env=os.environ | {"PORT": str(port)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    healthy = check(service.port)
+    assert (healthy.returncode, json.loads(healthy.stdout)) == (0, {"ready": True, "reasons": []})
+    assert check(free_port()).returncode == 1
+    # Compose waits for it, and has no other.
+    assert "healthcheck" not in compose()["services"]["hubwire1"]
+    assert compose()["services"]["nginx"]["depends_on"]["hubwire1"] == {"condition": "service_healthy"}
+
+
+def test_the_unit_waits_for_those_who_drain_and_until_new_clients_are_served() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ROOT / "deploy/hubwire.service")
+    service = unit["Service"]
+    assert float(service["TimeoutStopSec"]) > conf.OPTIONS["DRAIN_SECS"].default + ENDING_SECS
+    assert service["KillMode"] == "mixed"
+    assert service["ExecStartPost"].startswith("-")
+    assert service["ExecStartPost"].endswith("/healthz/ready")
 
 
 def test_the_image_has_all_that_the_service_is_made_of() -> None:

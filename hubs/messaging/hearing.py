@@ -40,15 +40,16 @@ class Hearing:
         self._leaving = False
         # Set and made anew with every hello that is heard, for those who wait to know everybody.
         self.heard_hello = asyncio.Event()
-        self._started = False
+        # Whether the line was opened; from then on the layer keeps it up.
+        self.started = False
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         """Open the line and say hello; does nothing when that was done."""
-        if self._started:
+        if self.started:
             return
         async with self._starting:
-            if self._started:
+            if self.started:
                 return
             await self._trunk.open()
             if not self._trunk.alone:
@@ -57,11 +58,11 @@ class Hearing:
             self._trunk.listen(self.line_changed, self.line_is_silent)
             if not self._trunk.alone:
                 self._trunk.keep_running(self._say_hello(), "hello to other processes")
-            self._started = True
+            self.started = True
 
     async def stop(self, *, passes_on: bool = False) -> None:
         """Say goodbye and end what still runs; if it `passes_on`, only when others have had time to hear it."""
-        if self._started and not self._trunk.alone:
+        if self.started and not self._trunk.alone:
             # A hello behind it would have the others wait for answers.
             self._leaving = True
             with suppress(Refusal, TimeoutError):
@@ -71,7 +72,7 @@ class Hearing:
                 # Until all have heard it, what is for connections that were here still comes.
                 await asyncio.sleep(PASSING_ON_SECS)
         await self._trunk.close()
-        self._started = self._leaving = False
+        self.started = self._leaving = False
 
     async def others(self) -> set[str]:
         """All other processes that live. Raises Unavailable while that cannot be known."""

@@ -89,6 +89,11 @@ class Peers:
         """The line failed: whoever came or went meanwhile was not heard."""
         self._undisturbed_since = None
 
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether an own hello has come back since the line failed last."""
+        return self._undisturbed_since is not None
+
     def is_complete(self, now: float) -> bool:
         """Whether everybody who lives has been heard of."""
         since = self._undisturbed_since

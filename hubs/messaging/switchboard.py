@@ -89,6 +89,11 @@ class Switchboard:
         """Say goodbye, close the channel and end what still runs."""
         await self._hearing.stop(passes_on=len(self._whereabouts.notes) > 0)
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether what other processes publish arrives here, as far as this one knows."""
+        return self._trunk.alone or not self._hearing.started or self._peers.is_undisturbed
+
     def others(self) -> set[str]:
         """The other processes that are not known to be dead."""
         return self._peers.alive()

@@ -34,6 +34,7 @@ from typing import Any
 
 from uvicorn import Config
 
+from hubs import health
 from hubs.servers.http import HttpProtocol, Refused
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ LOOK_SECS = 1.0
 FREE_PART = 20
 # How long nobody is accepted when the service needs what is left, or there is nothing left.
 PAUSE_SECS = 0.05
+
+_PROBE = "open files"
 
 NO_ROOM = b"The service has no room for more clients. Try again later."
 _RETRY_AFTER = b"5"
@@ -115,6 +118,7 @@ class Acceptors:
         self._refused = 0
         self._next_look: asyncio.TimerHandle | None = None
         self._next_try: asyncio.TimerHandle | None = None
+        health.register(_PROBE, self._why_full)
 
     @property
     def is_busy(self) -> bool:
@@ -136,6 +140,7 @@ class Acceptors:
                 self._sockets.discard(listening)
                 self._loop.remove_reader(listening)
         if not self._sockets:
+            health.unregister(_PROBE)
             for timer in (self._next_look, self._next_try):
                 if timer is not None:
                     timer.cancel()
@@ -208,6 +213,11 @@ class Acceptors:
         self._next_try = None
         for listening in self._sockets:
             self._loop.add_reader(listening, self._accept, listening)
+
+    def _why_full(self) -> str | None:
+        if not self._is_full:
+            return None
+        return f"there is no room for more clients, as this process may open {self._limit} files"
 
     def _fill(self, because: str = "") -> None:
         if self._is_full:

@@ -27,6 +27,7 @@ from typing import Any
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hubs import health
 from hubs.servers import collector, listening, logs
 from hubs.servers.accepting import Acceptors, refuse
 
@@ -83,11 +84,13 @@ class StoppingServer(Server):
         try:
             await super()._serve(sockets)
         finally:
+            health.unregister("draining")
             # uvicorn goes on to raise the signal that has stopped it, and nothing else is done on that way out.
             logs.settle()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept clients from `sockets`."""
+        health.register("draining", lambda: "this process is stopping" if self.should_exit else None)
         # None for uvicorn, which would have the event loop accept.
         await super().startup([])
         collector.settle()

@@ -68,7 +68,7 @@ async def die(board: Switchboard, *, heard_by: Iterable[Switchboard]) -> None:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=0.05)
     board._trunk.running.clear()
-    board._hearing._started = False
+    board._hearing.started = False
     for witness in heard_by:
         for _ in range(2):
             await hears_hello(witness, of=witness)

@@ -63,6 +63,9 @@ async def test_clients_without_room_are_told_and_the_others_do_not_notice(small:
         # Who comes for one request gets it, and each takes a connection only for that.
         for _ in range(40):
             assert await asyncio.to_thread(_get, small.port) == (200, "close")
+        # What looks after the service hears why no client gets in, and that it lives.
+        assert await asyncio.to_thread(_get, small.port, "/healthz/ready") == (503, "close")
+        assert await asyncio.to_thread(_get, small.port, "/healthz/live") == (200, "close")
         # Those who ask for nothing are in nobody's way for long, and are told, too.
         answers = await asyncio.gather(*(_say_nothing(small.port) for _ in range(40)))
         assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 503 Service Unavailable"}
@@ -77,10 +80,10 @@ async def test_clients_without_room_are_told_and_the_others_do_not_notice(small:
         pass
 
 
-def _get(port: int) -> tuple[int, str | None]:
+def _get(port: int, path: str = "/api/health") -> tuple[int, str | None]:
     connection = http.client.HTTPConnection("localhost", port, timeout=PATIENCE)
     try:
-        connection.request("GET", "/api/health")
+        connection.request("GET", path)
         answer = connection.getresponse()
         answer.read()
         return answer.status, answer.getheader("connection")
@@ -106,6 +109,7 @@ PROGRAM = """
 import asyncio, logging, os, resource, socket, sys
 from types import SimpleNamespace
 import uvloop
+from hubs import health
 from hubs.servers import accepting
 
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -142,6 +146,7 @@ async def main():
         os.close(file)
     answers = [await one] + [await loop.sock_recv(client, 1000) for client in clients[1:]]
     print({answer.split(b"\\r\\n")[0].decode() for answer in answers})
+    print(health.reachability())
     for file in files[:-2]:
         os.close(file)
     for client in clients[1:]:
@@ -151,6 +156,7 @@ async def main():
     with socket.create_connection(listening.getsockname()) as client:
         client.setblocking(False)
         print((await loop.sock_recv(client, 100)).decode())
+    print(health.reachability())
     acceptors.close()
     listening.close()
 
@@ -172,8 +178,10 @@ def test_where_nothing_is_left_clients_wait_and_are_answered_later(loop: str) ->
     assert others == [
         "waits",
         "{'HTTP/1.1 503 Service Unavailable'}",
+        "['open files: there is no room for more clients, as this process may open 64 files']",
         "There is room for clients again; 10 were refused meanwhile",
         "served",
+        "[]",
     ]
 
 

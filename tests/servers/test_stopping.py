@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from hubs import health
+from hubs.servers import uvicorn
 from tests.running import PATIENCE, Service
 from tests.servers.application import description
 from tests.servers.conftest import OnEach, Supervise
@@ -113,6 +117,31 @@ async def test_an_http_client_that_leaves_its_part_undone_is_not_waited_for(supe
         assert await supervised.status() == -signal.SIGTERM
         assert TOO_LONG not in supervised.said()
         writer.transport.abort()
+
+
+async def test_whoever_asks_for_its_health_hears_of_it() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+
+    heard: list[str | None] = []
+
+    async def drain(stopping_too: int) -> None:
+        heard.append(health.reason("draining"))
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.server(application, drain)
+    serving = asyncio.create_task(server._serve([listening]))
+    async with asyncio.timeout(PATIENCE):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        assert health.reason("draining") is None
+        server.stop()
+        await serving
+    assert heard == ["this process is stopping"]
+    assert health.reason("draining") is None
 
 
 async def test_the_service_tells_its_clients(serve: Callable[[], Service]) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis as redis_client
 from azure.core.exceptions import HttpResponseError
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
+from websockets.exceptions import InvalidStatus
 
 from tests.running import PATIENCE, Redis, Service
 from tests.service.client import JSON, Target, answered, group_message, ok, opened
@@ -21,12 +30,44 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory, redis: Redis) -> Iterator[Target]:
-    service = Service(tmp_path_factory.mktemp("service"), env={"REDIS_URL": redis.url}).set_up().start()
-    yield Target(service.connection_string)
-    log = service.log.read_text()
-    service.stop()
+def service(tmp_path_factory: pytest.TempPathFactory, redis: Redis) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("service"), env={"REDIS_URL": redis.url}).set_up().start()
+    yield running
+    log = running.log.read_text()
+    running.stop()
     assert "Cannot reach the other processes" in log
+    assert "Traceback" not in log
+
+
+@pytest.fixture(scope="module")
+def target(service: Service) -> Target:
+    return Target(service.connection_string)
+
+
+def _get(service: Service, path: str) -> tuple[int, bytes]:
+    headers = {"Authorization": f"Token {service.admin_token}"} if path.startswith("/manage") else {}
+    try:
+        request = urllib.request.Request(service.endpoint + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read()
+
+
+async def asked(service: Service, path: str) -> int:
+    return (await asyncio.to_thread(_get, service, path))[0]
+
+
+async def becomes(service: Service, *reasons: str) -> None:
+    """Wait until the service gives these reasons for serving nobody new; none = until it is ready."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            status, body = await asyncio.to_thread(_get, service, "/healthz/ready")
+            said = json.loads(body)
+            assert said["ready"] == (status == 200) == (not said["reasons"])
+            if [reason.split(",")[0] for reason in said["reasons"]] == list(reasons):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_redis_goes_and_comes_back(target: Target, redis: Redis, unique: Callable[[str], str]) -> None:
@@ -78,3 +119,117 @@ async def test_redis_goes_and_comes_back(target: Target, redis: Redis, unique: C
             while (status := await answered(target.url("newhub", groups=[unique("other")]), JSON)) != 101:
                 assert status == 503
                 await asyncio.sleep(0.05)
+
+
+AWAY = "redis: it cannot be reached"
+
+
+@contextmanager
+def frozen(redis: Redis) -> Iterator[None]:
+    assert redis.process is not None
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def stopped(redis: Redis) -> Any:
+    await asyncio.to_thread(redis.stop)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(redis.start)
+
+
+@contextmanager
+def commanded(redis: Redis, breaking: str, repairing: str) -> Iterator[None]:
+    client = redis_client.Redis(port=redis.port)
+    client.execute_command(*breaking.split())
+    try:
+        yield
+    finally:
+        client.execute_command(*repairing.split())
+
+
+async def goes_on(service: Service) -> None:
+    """What needs no other process is answered."""
+    assert await asked(service, "/negotiate") == 200
+    assert await asked(service, "/manage/api/hubs") == 200
+    assert await asked(service, "/admin/login/") == 200
+    assert await asked(service, "/healthz/live") == 200
+    assert await asked(service, "/api/health") == 200
+
+
+async def test_new_clients_of_a_hub_that_has_some_are_turned_away_too(
+    target: Target, service: Service, redis: Redis
+) -> None:
+    await becomes(service)
+    async with opened(target.url(), JSON) as staying:
+        async with stopped(redis):
+            await becomes(service, AWAY)
+            for _ in range(3):
+                with pytest.raises(InvalidStatus) as refused:
+                    async with opened(target.url(), JSON):
+                        pass
+                assert refused.value.response.status_code == 503
+                assert refused.value.response.headers["retry-after"] == "1"
+            await staying.barrier()
+            await goes_on(service)
+        await becomes(service)
+        async with opened(target.url(), JSON):
+            await staying.barrier()
+
+
+async def test_a_redis_that_stands_still(target: Target, service: Service, redis: Redis) -> None:
+    await becomes(service)
+    async with opened(target.url(), JSON) as staying:
+        with frozen(redis):
+            await becomes(service, AWAY)
+            assert await answered(target.url(), JSON) == 503
+            await staying.barrier()
+            await goes_on(service)
+        await becomes(service)
+        assert await answered(target.url(), JSON) == 101
+
+
+@pytest.mark.parametrize(
+    ("breaking", "repairing"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("ACL SETUSER default resetkeys", "ACL SETUSER default allkeys"),
+    ],
+    ids=["full", "read-only", "no-keys"],
+)
+async def test_a_redis_that_does_not_count(
+    breaking: str, repairing: str, target: Target, service: Service, redis: Redis
+) -> None:
+    with commanded(redis, breaking, repairing):
+        await goes_on(service)
+
+
+async def test_a_redis_that_lets_nobody_publish(target: Target, service: Service, redis: Redis) -> None:
+    await becomes(service)
+    with commanded(redis, "ACL SETUSER default -publish", "ACL SETUSER default +publish"):
+        await becomes(service, AWAY)
+        assert await answered(target.url(), JSON) == 503
+        await goes_on(service)
+    await becomes(service)
+
+
+async def test_a_process_that_never_reached_redis_goes_on_trying(tmp_path: Path) -> None:
+    redis = Redis(tmp_path)
+    # daphne begins without; uvicorn alone looks first, and a worker of several does as daphne.
+    service = Service(tmp_path, server="daphne", env={"REDIS_URL": redis.url}).set_up().start()
+    try:
+        await becomes(service, "redis: it has not been reached since this process started; the log says why")
+        assert await answered(Target(service.connection_string).url(), JSON) == 503
+        await asyncio.to_thread(redis.start)
+        await becomes(service)
+        assert await answered(Target(service.connection_string).url(), JSON) == 101
+    finally:
+        service.stop()
+        redis.stop()
+    assert "Traceback" not in service.log.read_text()

@@ -118,6 +118,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         redis.stop()
 
 
+@pytest.fixture(autouse=True)
+def _ready(pair: Pair) -> None:
+    """The outage of an earlier test is over."""
+    for service in (pair.first, pair.second):
+        service.until_ready()
+
+
 # Following what is said
 
 
