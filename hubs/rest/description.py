@@ -26,7 +26,7 @@ import msgspec
 
 from hubs import client_urls
 from hubs.protocols.json import MAX_TTL_SECS
-from hubs.rest import bodies, paging, versions
+from hubs.rest import bodies, healthz, paging, versions
 from hubs.rest.parameters import MAX_INTEGER
 from hubs.rules import names, roles
 from hubs.rules.filters.parser import MAX_CHARACTERS as MAX_FILTER_CHARACTERS
@@ -289,6 +289,31 @@ _USER_PATH = f"{_HUB}/users/{{user_id}}"
 _USER_GROUP = f"{_USER_PATH}/groups/{{group}}"
 
 _TARGET_NAME = Parameter("targetName", "The group that the permission is for.", _GROUP, required=True)
+
+# Addresses of this service's own, beside the data plane (hubs/rest/healthz.py): they take no parameters and no version.
+HEALTH_CHECKS: Mapping[str, tuple[Operation, Mapping[HTTPStatus, Answer]]] = {
+    "/healthz/live": (
+        Operation(
+            "HealthChecks_Live",
+            "Health checks",
+            "Whether the process lives",
+            Answer("Its event loop turns.", healthz.Live),
+            authenticated=False,
+        ),
+        {},
+    ),
+    "/healthz/ready": (
+        Operation(
+            "HealthChecks_Ready",
+            "Health checks",
+            "Whether new clients can be served",
+            Answer("They can.", healthz.Ready),
+            details="With several workers on one port, one of them answers for itself.",
+            authenticated=False,
+        ),
+        {HTTPStatus.SERVICE_UNAVAILABLE: Answer("They cannot, for these reasons.", healthz.Ready)},
+    ),
+}
 
 OPERATIONS: Mapping[str, Operation] = {
     "HEAD /api/health": Operation(

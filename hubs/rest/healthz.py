@@ -10,10 +10,11 @@ beside them belongs to the data plane, and is what SDKs ask.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
+
+import msgspec
 
 from hubs import health
 from hubs.rest.intake import Application, Receive, Send
@@ -21,17 +22,30 @@ from hubs.rest.paths import below_root
 
 _METHODS = ("GET", "HEAD")
 
-Answer = tuple[HTTPStatus, dict[str, Any]]
+
+class Live(msgspec.Struct, forbid_unknown_fields=True):
+    """The event loop turns."""
+
+    live: bool
+
+
+class Ready(msgspec.Struct, forbid_unknown_fields=True):
+    """Whether clients who come now can be served. Each reason is "name: text", for operators."""
+
+    ready: bool
+    reasons: list[str]
+
+
+Answer = tuple[HTTPStatus, Live | Ready]
 
 
 def _live() -> Answer:
-    return HTTPStatus.OK, {"live": True}
+    return HTTPStatus.OK, Live(live=True)
 
 
 def _ready() -> Answer:
     reasons = health.reachability()
-    status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-    return status, {"ready": not reasons, "reasons": reasons}
+    return HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, Ready(not reasons, reasons)
 
 
 _ANSWERS: dict[str, Callable[[], Answer]] = {"/healthz/live": _live, "/healthz/ready": _ready}
@@ -55,10 +69,10 @@ class HealthChecks:
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         if scope["method"] in _METHODS:
             status, said = answer()
+            body = msgspec.json.encode(said)
         else:
-            status, said = HTTPStatus.METHOD_NOT_ALLOWED, {"message": "Health checks are asked by GET or HEAD."}
+            status, body = HTTPStatus.METHOD_NOT_ALLOWED, b'{"message":"Health checks are asked by GET or HEAD."}'
             headers.append((b"allow", ", ".join(_METHODS).encode()))
-        body = json.dumps(said, ensure_ascii=False).encode()
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status.value, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

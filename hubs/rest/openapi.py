@@ -170,12 +170,14 @@ def text(document: Mapping[str, Any]) -> str:
 
 
 def data_plane() -> dict[str, Any]:
-    """The OpenAPI document of the data plane."""
+    """The OpenAPI document of the data plane, and of the health checks beside it."""
     document = Document(description.INFO, security=description.SECURITY)
     for row in ROWS:
         operation = described(row)
         path = re.sub(r"\{(\w+)\}", lambda found: f"{{{description.IN_PATH[found[1]].name}}}", row.path)
         document.add(row.method, path, operation, _parameters(row, operation), _answers(row, operation))
+    for path, (operation, refusals) in description.HEALTH_CHECKS.items():
+        document.add("GET", path, operation, (), {HTTPStatus.OK: operation.answer, **refusals})
     return document.as_dict()
 
 

@@ -65,7 +65,7 @@ def test_ready_or_all_the_reasons_why_not() -> None:
 
 def test_head_has_the_length_of_the_body_and_no_body() -> None:
     status, said, headers = ask("HEAD", "/healthz/ready")
-    assert (status, said, headers["content-length"]) == (200, None, str(len('{"ready": true, "reasons": []}')))
+    assert (status, said, headers["content-length"]) == (200, None, str(len('{"ready":true,"reasons":[]}')))
 
 
 def test_other_methods_are_told_which() -> None:
