@@ -73,10 +73,10 @@ check: $(VENV)/.installed-test ## Format, lint, types, import directions, migrat
 	@$(BIN)/python manage.py makemigrations --check --dry-run
 	@$(BIN)/python manage.py check --fail-level WARNING
 
-# A module's tests stay in one process, so that each starts its servers once. A third of their time is waiting: three
-# processes keep two cores busy. What one of them has compiled the others read, and the programs that they start.
+# A module's tests stay in one process, so that each starts its servers once. More than half of their time is waiting:
+# five processes keep two cores busy. What one of them has compiled the others read, and the programs that they start.
 tests: install-test ## Run the tests alone
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(TESTS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadscope --no-loadscope-reorder $(TESTS)
 
 cuts: $(VENV)/.installed-test ## Cut the connections of 200 reliable clients for minutes, and count what arrives
 	@$(BIN)/python -m tests.cuts

@@ -8,8 +8,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 
 class LosingLayer(RedisPubSubChannelLayer):
-    """Forgets the hundredth message that is sent to a group."""
+    """Forgets an early message that is sent to a group: a busy machine may send few in the time that it is given."""
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        if message.get("number") != 100:
+        if message.get("number") != 2:
             await super()._get_layer().group_send(group, message)

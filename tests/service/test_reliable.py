@@ -64,7 +64,10 @@ def duplicate(ack_id: int) -> dict[str, Any]:
     return {"type": "ack", "ackId": ack_id, "success": False, "error": error}
 
 
-@pytest.fixture(params=[JSON_RELIABLE, PROTOBUF_RELIABLE], ids=["json", "protobuf"])
+RELIABLE = [JSON_RELIABLE, PROTOBUF_RELIABLE]
+
+
+@pytest.fixture(params=RELIABLE, ids=["json", "protobuf"])
 def subprotocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -507,15 +510,15 @@ def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.needs_handlers
-async def test_line_36_disconnected_is_told_once_when_the_window_ends(
-    impatient: Target, subprotocol: str, unique: Unique
-) -> None:
+async def test_line_36_disconnected_is_told_once_when_the_window_ends(impatient: Target, unique: Unique) -> None:
     room, user, rest = unique("room"), unique("user"), Sdk(impatient, "handled")
     url = impatient.url("handled", user=user, groups=[room])
     async with AsyncExitStack() as stack:
         witness = await stack.enter_async_context(opened(impatient.url("handled"), JSON))
-        clients = [await stack.enter_async_context(reliable(url, subprotocol)) for _ in LOSSES]
-        await asyncio.gather(*(lose(client) for lose, client in zip(LOSSES.values(), clients, strict=True)))
+        # All wait at the same time.
+        ways = [(subprotocol, lose) for subprotocol in RELIABLE for lose in LOSSES.values()]
+        clients = [await stack.enter_async_context(reliable(url, subprotocol)) for subprotocol, _ in ways]
+        await asyncio.gather(*(lose(client) for (_, lose), client in zip(ways, clients, strict=True)))
         for client in clients:
             told = await ask_event(witness, "gone", client.id)
             assert told == ["connect", "connected", WINDOW_OVER]
@@ -529,31 +532,30 @@ async def test_line_36_disconnected_is_told_once_when_the_window_ends(
 
 
 @pytest.mark.needs_handlers
-async def test_line_36_the_window_begins_anew_with_every_loss(
-    impatient: Target, subprotocol: str, unique: Unique
-) -> None:
+async def test_line_36_the_window_begins_anew_with_every_loss(impatient: Target, unique: Unique) -> None:
     room, url = unique("room"), impatient.url("handled")
-    async with (
-        opened(url, JSON) as witness,
-        opened(url, JSON) as clock,
-        reliable(impatient.url("handled", groups=[room]), subprotocol) as client,
-        reliable(url, subprotocol) as lost_once,
-    ):
-        await lost_once.reset()
-        await lost_once.recover()
-        # More than a window's time altogether, in which it is never away for a whole one.
-        await clock.say(type="event", event="wait", data=5)
-        time_is_over = asyncio.create_task(clock.hear())
-        number = 0
-        while not time_is_over.done():
+    async with AsyncExitStack() as stack:
+        witness = await stack.enter_async_context(opened(url, JSON))
+        clock = await stack.enter_async_context(opened(url, JSON))
+        at = impatient.url("handled", groups=[room])
+        often = [await stack.enter_async_context(reliable(at, subprotocol)) for subprotocol in RELIABLE]
+        once = [await stack.enter_async_context(reliable(url, subprotocol)) for subprotocol in RELIABLE]
+        for client in once:
             await client.reset()
-            await publish(witness, room, number)
             await client.recover()
-            await hears(client, room, number)
-            await client.acknowledge()
-            number += 1
+        # More than a window's time altogether, in which none is away for a whole one.
+        for number in range(8):
+            for client in often:
+                await client.reset()
+            await publish(witness, room, number)
+            await clock.say(type="event", event="wait", data=0.6)
+            await clock.hear()
+            for client in often:
+                await client.recover()
+                await hears(client, room, number)
+                await client.acknowledge()
         # And a client that is there is not waited for.
-        for present in (client, lost_once):
+        for present in (*often, *once):
             await present.barrier()
             assert len(await ask_event(witness, "history", present.id)) == 2
 
