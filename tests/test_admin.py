@@ -18,6 +18,7 @@ from rest_framework.authtoken.models import Token
 
 from hubs import hub_settings, sign_in
 from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant
+from tests.running import free_port
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("fresh_settings")]
 
@@ -893,6 +894,18 @@ def test_a_group_gets_only_what_one_holds(staff: Callable[..., Client], others: 
     assert client.post(f"/admin/auth/group/{keepers.pk}/delete/", {"post": "yes"}).status_code == 403
     client.force_login(others["chief"])
     assert client.post("/admin/auth/group/add/", {"name": "h", "permissions": [str(other.pk)]}).status_code == 302
+
+
+def test_failed_sign_ins_that_redis_counts_are_not_said_to_be_forgotten_while_it_is_away(
+    staff: Callable[..., Client], others: dict[str, User], settings: Any
+) -> None:
+    client = staff("view_user", "change_user")
+    away = {"BACKEND": "hubs.redis_cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{free_port()}/0"}
+    settings.CACHES = {"default": away}
+    chosen = {"action": "forget_failed_sign_ins", "_selected_action": [others["plain"].pk]}
+    text = messages_of(client, client.post("/admin/auth/user/", chosen))
+    assert "Redis cannot be used" in text
+    assert "forgotten for" not in text
 
 
 def test_failed_sign_ins_are_forgotten(staff: Callable[..., Client], others: dict[str, User]) -> None:

@@ -34,14 +34,14 @@ class _Rate(BaseThrottle):
     setting = ""
     _waiting: float | None = None
 
-    def who(self, request: Request) -> str:
-        """Whose calls are counted together; empty = this one is not counted."""
+    def who(self, request: Request) -> str | None:
+        """Whose calls are counted together; None = this one is not counted."""
         raise NotImplementedError
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         """Count the call; False when the caller has had its calls of this period."""
         who = self.who(request)
-        self._waiting = secs_to_wait(self.setting, who) if who else None
+        self._waiting = None if who is None else secs_to_wait(self.setting, who)
         return self._waiting is None
 
     def wait(self) -> float | None:
@@ -54,9 +54,9 @@ class PerUser(_Rate):
 
     setting = "NEGOTIATE_RATE_USER"
 
-    def who(self, request: Request) -> str:
+    def who(self, request: Request) -> str | None:
         """The account; visitors are not counted here."""
-        return str(request.user.pk) if request.user.is_authenticated else ""
+        return str(request.user.pk) if request.user.is_authenticated else None
 
 
 class PerAddress(_Rate):
@@ -64,9 +64,9 @@ class PerAddress(_Rate):
 
     setting = "NEGOTIATE_RATE_ANONYMOUS"
 
-    def who(self, request: Request) -> str:
+    def who(self, request: Request) -> str | None:
         """The address; those who are signed in are not counted here."""
-        return "" if request.user.is_authenticated else callers.neighbourhood(callers.of_request(request))
+        return None if request.user.is_authenticated else callers.neighbourhood(callers.of_request(request))
 
 
 class PerKey(_Rate):
@@ -74,6 +74,6 @@ class PerKey(_Rate):
 
     setting = "REST_RATE"
 
-    def who(self, request: Request) -> str:
+    def who(self, request: Request) -> str | None:
         """What KeyHolder has of the key; nobody else is counted."""
-        return getattr(request.user, "key", "")
+        return getattr(request.user, "key", None) or None

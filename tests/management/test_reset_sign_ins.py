@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from tests.running import Redis, Service
+from tests.running import Redis, Service, free_port
 
 
 def statuses(service: Service, count: int, password: str = "wrong") -> list[int]:
@@ -56,4 +56,13 @@ def test_without_redis_the_command_says_what_to_do(data_dir: Path) -> None:
     done = Service(data_dir).manage("reset_sign_ins", "ada", check=False)
     assert done.returncode == 1
     assert "Restart it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_while_redis_is_away_the_command_says_that_nothing_is_forgotten(data_dir: Path) -> None:
+    env = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    done = Service(data_dir, env=env).manage("reset_sign_ins", "ada", check=False)
+    assert done.returncode == 1
+    assert "Start Redis if it is down" in done.stderr
+    assert "nothing is forgotten" in done.stderr
     assert "Traceback" not in done.stderr

@@ -39,6 +39,12 @@ def test_a_made_up_forwarded_address_does_not_help(client, configure):
     ]
 
 
+def test_an_address_that_is_none_is_counted_as_well(client, configure, settings):
+    configure(NEGOTIATE_RATE_ANONYMOUS="1/min")
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "NUM_PROXIES": 2}
+    assert statuses(client, 2, headers={"x-forwarded-for": "-"}) == [200, 429]
+
+
 def test_accounts_are_limited_by_name_and_not_by_address(client, configure):
     configure(NEGOTIATE_RATE_ANONYMOUS="1/min", NEGOTIATE_RATE_USER="2/h")
     alice, bob = (
