@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -29,16 +30,25 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         running.stop()
 
 
+@pytest.fixture(scope="module")
+def cookies() -> dict[str, Any]:
+    """What the browser keeps of the last sign-in."""
+    return {}
+
+
 @pytest.fixture
-def signed_in(open_page: OpenPage) -> OpenPage:
-    """`signed_in(path)`: a page for the administrator, who came there by way of the sign-in form."""
+def signed_in(open_page: OpenPage, cookies: dict[str, Any]) -> OpenPage:
+    """`signed_in(path)`: a page for the administrator, who came there by way of the sign-in form unless signed in."""
 
     def sign_in(path: str, **options: object) -> Page:
-        page = open_page(path, permissions=["clipboard-read", "clipboard-write"], **options)
-        page.locator("input[name=username]").fill("ada")
-        page.locator("input[name=password]").fill(PASSWORD)
-        page.get_by_role("button", name="Log in").click()
-        page.wait_for_url(f"**{path}")
+        kept = {"storage_state": cookies} if cookies else {}
+        page = open_page(path, permissions=["clipboard-read", "clipboard-write"], **kept, **options)
+        if "/login/" in page.url:
+            page.locator("input[name=username]").fill("ada")
+            page.locator("input[name=password]").fill(PASSWORD)
+            page.get_by_role("button", name="Log in").click()
+            page.wait_for_url(f"**{path}")
+            cookies.update(page.context.storage_state())
         expect.set_options(timeout=PATIENCE * 1000)
         return page
 
