@@ -159,7 +159,7 @@ def test_who_comes_back_in_time_has_the_whole_time_again(world: World, process: 
     assert client.recover(process).closed == NOT_RECOVERED
 
 
-@pytest.mark.parametrize(("silent_secs", "left"), [(0, 30), (12, 18), (25, 10), (300, 10)])
+@pytest.mark.parametrize(("silent_secs", "left"), [(0, 30), (12, 18), (25, 12), (300, 12)])
 def test_the_silence_of_a_client_that_was_cut_off_counts(
     world: World, process: Process, app: Application, silent_secs: float, left: float
 ) -> None:
