@@ -525,8 +525,8 @@ def process_of(workers: Service, target: Target, prefix: str) -> int:
 
 # What is changed through one process is in force in the other
 
-# What is promised, with a little for the calls themselves.
-IN_FORCE_SECS = 2.5
+# What is promised, with what a busy machine takes for the calls themselves.
+IN_FORCE_SECS = 2 + PATIENCE / 4
 
 
 async def in_force(expected: Any, look: Callable[[], Any]) -> None:
