@@ -41,7 +41,13 @@ RETRY_SECS = 1.0
 # What is kept in memory of each cache, unless `max_entries` says how much.
 MAX_ENTRIES = 10_000
 
-_FAILURES = (exceptions.RedisError, OSError)
+_FAILURES = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ResponseError,
+    exceptions.InvalidResponse,
+    OSError,
+)
 
 # In the words of redis-py. RESP2 spares old servers, and those that have HELLO renamed, a question they refuse.
 _BOUNDS = {
@@ -103,9 +109,13 @@ class _RedisOrMemory:
 
     def _do(self, name: str, *arguments: Any) -> Any:
         if not self._redis.is_away:
+            operation = getattr(self._redis.client, name)
             try:
-                return getattr(self._redis.client, name)(*arguments)
+                return operation(*arguments)
             except _FAILURES as problem:
+                if isinstance(problem, exceptions.ResponseError) and self._redis.counts():
+                    # It is the caller who wants what cannot be, such as to count up a text; or all is well again.
+                    return operation(*arguments)
                 self._redis.went_away(problem)
         return getattr(self._memory, name)(*arguments)
 
@@ -141,21 +151,21 @@ class _Redis:
         began = time.monotonic()
         while self.is_away:
             time.sleep(RETRY_SECS)
-            try:
-                self._count_once()
-            except _FAILURES as problem:
-                logger.debug("The cache in Redis still cannot be used: %s", problem)
-            else:
-                self.is_away = False
+            self.is_away = not self.counts()
         secs = time.monotonic() - began
         logger.warning("The cache in Redis is used again, after %.0f seconds; limits hold for all processes", secs)
 
-    def _count_once(self) -> None:
-        """Try what counting takes. Raises one of _FAILURES."""
+    def counts(self) -> bool:
+        """Whether all that counting takes can be done."""
         key, pipeline = self._probe_key, self.client.get_client(write=True).pipeline(transaction=False)
         for command in (("SET", key, 0, "EX", 60), ("EXISTS", key), ("INCRBY", key, 1), ("GET", key)):
             pipeline.execute_command(*command)
-        pipeline.execute()
+        try:
+            pipeline.execute()
+        except _FAILURES as problem:
+            logger.debug("The cache in Redis cannot be used: %s", problem)
+            return False
+        return True
 
 
 _all: dict[tuple[Any, ...], _Redis] = {}

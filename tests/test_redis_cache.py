@@ -205,6 +205,16 @@ def test_all_operations_go_on(redis: Redis, cache: RedisCache) -> None:
     until(lambda: not cache.is_away)
 
 
+def test_a_caller_who_wants_what_cannot_be_is_no_outage(cache: RedisCache, caplog: pytest.LogCaptureFixture) -> None:
+    cache.set("name", "ada")
+    with pytest.raises(redis_client.ResponseError, match="not an integer"):
+        cache.incr("name")
+    with pytest.raises(redis_client.DataError):
+        cache._cache.set("name", "ada", object())
+    assert not cache.is_away
+    assert lines(caplog) == []
+
+
 def test_instances_of_one_configuration_are_one_and_their_memory_is_apart_by_prefix() -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     options: dict[str, Any] = {}
