@@ -523,7 +523,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
                 else:
                     if kind == reading.PONG:
                         self._unanswered = 0
-                    elif not self._deaf:
+                    elif kind == reading.PING and not self._deaf:
                         self._answer(payload)
                     continue
             except Fault as fault:
