@@ -240,6 +240,11 @@ OPTIONS: dict[str, Option] = {
     "SETTINGS_MAX_AGE_SECS": Option(
         1, "How old a process's view of hubs and keys may be before it looks again.", _between(0, 2)
     ),
+    "SETTINGS_STALE_SECS": Option(
+        3600,
+        "For how many seconds hubs, keys and the answers of negotiate are used while the database cannot be read.",
+        _between(0, 30 * 86_400),
+    ),
     "ANSWER_SECS": Option(
         2.5, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
     ),

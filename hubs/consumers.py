@@ -27,7 +27,7 @@ from hubs.connections.direct import DirectOutbox
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
 from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
 from hubs.connections.recovery import NotRecovered, bring_back
-from hubs.errors import HandshakeRefused, NotFound, Refusal, Unavailable
+from hubs.errors import DatabaseUnavailable, HandshakeRefused, NotFound, Refusal, Unavailable
 from hubs.messaging.switchboard import UNREACHABLE, switchboard
 from hubs.protocols.codec import choose
 from hubs.protocols.extension import EXTENSION, SILENT_SECS
@@ -76,6 +76,10 @@ class HubConsumer(AsyncConsumer):
                 callers.legible(refused.message),
             )
             await _refuse(scope, send, refused)
+            return
+        except DatabaseUnavailable as unavailable:
+            # The log has its line (hubs.hub_settings); one for each client would say no more.
+            await _refuse(scope, send, HandshakeRefused(503, unavailable.message))
             return
         except Exception:
             logger.exception("A handshake failed")

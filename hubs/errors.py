@@ -6,6 +6,7 @@
     │   ├── Duplicate          this ackId already succeeded
     │   ├── TooMany            a bound of this service was reached
     │   ├── Unavailable        other processes of the service cannot be reached, or did not answer
+    │   │   └── DatabaseUnavailable
     │   ├── NotFound           the connection, user or group a caller named is not there
     │   ├── NoHandler          nobody takes this event
     │   └── HandlerFailed      the event handler failed, or did not answer in time
@@ -63,6 +64,17 @@ class Unavailable(Refusal):
     """
 
     published: tuple[str, int] | None = None
+    # What Retry-After says where this is answered over HTTP.
+    retry_after_secs = 1
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be used, and what this process remembers of it is not enough, or too old."""
+
+    retry_after_secs = 5
+
+    def __init__(self, message: str = "The database is unavailable. Try again later.") -> None:
+        super().__init__(message)
 
 
 class NotFound(Refusal):

@@ -1,9 +1,10 @@
 """What happens when a server process starts and stops (ASGI lifespan).
 
-The process makes itself known to the others before it serves; where that fails, it serves all the same, is not ready
-(hubs/health.py), and tries again. When it has served its last client, it lets events that are on their way arrive,
-writes what is left to write, and takes leave. A server without lifespan loses that: the process makes itself known with
-its first client, the others notice after a few seconds that it is gone, and the last events and records may be lost.
+The process makes itself known to the others and reads its settings before it serves; where that fails, it serves all
+the same, is not ready (hubs/health.py), and tries again. When it has served its last client, it lets events that are on
+their way arrive, writes what is left to write, and takes leave. A server without lifespan loses that: the process makes
+itself known and reads its settings with its first client, the others notice after a few seconds that it is gone, and
+the last events and records may be lost.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from hubs import health, operations
+from hubs import health, hub_settings, operations
 from hubs.connections import recovery
 from hubs.messaging.switchboard import switchboard
 from hubs.upstream import dispatch, records
@@ -36,6 +37,7 @@ async def lifespan_application(
         if event["type"] == "lifespan.startup":
             beginning = asyncio.create_task(_begin(tried := asyncio.Event()), name="reach the other processes")
             await tried.wait()
+            await hub_settings.start()
             records.start()
             await send({"type": "lifespan.startup.complete"})
         elif event["type"] == "lifespan.shutdown":
@@ -47,6 +49,7 @@ async def lifespan_application(
             recovery.stop()
             await dispatch.stop()
             await records.stop()
+            await hub_settings.stop()
             await switchboard().stop()
             await send({"type": "lifespan.shutdown.complete"})
             return

@@ -218,6 +218,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "pubsub_site.database_away.outage",
             ],
         },
     },
@@ -237,11 +238,14 @@ except ValueError:
         "postgres://user:password@host:5432/name (with %2F for a / in the password, and so on), "
         "sqlite:////path/to/file, or leave it out for SQLite in DATA_DIR."
     ) from None
+# Nothing waits for a database without an end (what DATABASE_URL says of a limit wins).
+_connect_secs, _statement_secs = _number("DATABASE_CONNECT_SECS", 5), _number("DATABASE_STATEMENT_SECS", 10)
+_options: dict[str, Any] = _database.setdefault("OPTIONS", {})
 if _database["ENGINE"] == _SQLITE:
     # Readers do not wait for a writer (WAL), and a writer takes its turn instead of failing half-way.
-    _database.setdefault("OPTIONS", {}).update(
+    _options.setdefault("timeout", _statement_secs)
+    _options.update(
         transaction_mode="IMMEDIATE",
-        timeout=20,
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     )
     try:
@@ -253,8 +257,9 @@ if _database["ENGINE"] == _SQLITE:
         # Whoever needs the database hears why it cannot be used (hubs.management.cli.trouble).
         pass
 else:
-    # Where nothing answers, not even a refusal comes: without a limit that takes minutes.
-    _database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 10)
+    _database["ENGINE"] = "pubsub_site.postgresql"
+    _options.setdefault("connect_timeout", _connect_secs)
+    _options.setdefault("statement_secs", _statement_secs)
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -371,6 +376,7 @@ WEBPUBSUB = {
     "DRAIN_PER_SEC": _number("DRAIN_PER_SEC", 500),
     "DRAIN_SECS": _number("DRAIN_SECS", 30),
     "WORKER_SILENCE_SECS": _number("WORKER_SILENCE_SECS", 30),
+    "SETTINGS_STALE_SECS": _number("SETTINGS_STALE_SECS", 3600),
     # A service that only this machine can reach is one for development: its event handlers are here, too.
     "HANDLER_PRIVATE_ADDRESSES": _switch(
         "HANDLER_PRIVATE_ADDRESSES", default=all(url.hostname in addresses.LOOPBACK_NAMES for url in ENDPOINTS)

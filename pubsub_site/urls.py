@@ -9,3 +9,4 @@ urlpatterns = [
 ]
 
 handler400 = "pubsub_site.refusals.refuse"
+handler500 = "pubsub_site.database_away.failed"

@@ -152,7 +152,11 @@ class _Link:
         host, port = self.route._target
         try:
             async with asyncio.timeout(DIAL_SECS):
-                await asyncio.get_running_loop().create_connection(lambda: self.server, host, port)
+                loop = asyncio.get_running_loop()
+                if host.startswith("/"):
+                    await loop.create_unix_connection(lambda: self.server, host)
+                else:
+                    await loop.create_connection(lambda: self.server, host, port)
         except (OSError, asyncio.CancelledError):
             # TimeoutError is an OSError. Cancelled only by abort(), after which there is nobody to tell.
             self.abort()
@@ -309,6 +313,8 @@ class Route:
 
 class CuttingProxy:
     """A proxy with one route to `target_port`, and more of them on demand. A context manager, or `start` and `stop`.
+
+    A `host` that is a path is a Unix socket; then the port means nothing.
 
     What it offers for connections acts on those of all routes; a `Route` has the same for its own.
     """

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 
-from hubs import hub_settings
+from hubs import health, hub_settings
+from hubs.errors import DatabaseUnavailable
 from hubs.hub_settings import EventHandlerSettings, EventListenerSettings, HubSettings, Snapshot, acurrent, current
 from hubs.models import AccessKey, EventHandler, EventListener, HandlerCall, Hub, RoleGrant, SettingsVersion
+from tests.running import PATIENCE
 
 pytestmark = pytest.mark.django_db
 
@@ -21,6 +25,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now + 1_700_000_000
 
     def monotonic(self) -> float:
         return self.now
@@ -379,3 +386,181 @@ def test_a_handler_whose_token_is_lost_keeps_its_place_and_cannot_be_called(
     assert "s3cret" not in caplog.text
     # Keys are another matter: nobody is told that one of those is lost.
     assert current().unreadable == ""
+
+
+# While the database is away
+
+
+class Away:
+    """Whether the version can be read, and how often somebody tried."""
+
+    def __init__(self) -> None:
+        self.problem: BaseException | None = None
+        self.tries = 0
+        # Cleared: the database does not answer.
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def read(self) -> int:
+        self.tries += 1
+        assert self.answers.wait(PATIENCE)
+        if self.problem is not None:
+            raise self.problem
+        return 5
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
+    """A database that can go away, also for the threads that hub_settings makes."""
+    own = Away()
+    monkeypatch.setattr(SettingsVersion, "read", own.read)
+    monkeypatch.setattr(hub_settings, "_read", lambda version: Snapshot(version, service_keys=(f"key {version}",)))
+    monkeypatch.setattr(hub_settings, "WAIT_SECS", 0.05)
+    monkeypatch.setattr(hub_settings, "FIRST_WAIT_SECS", 0.05)
+    yield own
+    own.answers.set()
+    for thread in hub_settings._Held.threads:
+        thread.join(PATIENCE)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_last_snapshot_holds_for_a_bounded_time(
+    away: Away, clock: Clock, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.WEBPUBSUB = settings.WEBPUBSUB | {"SETTINGS_STALE_SECS": 100}
+    held = current()
+    away.problem = OperationalError("the server is gone\n\tmore")
+    for _ in range(50):
+        clock.now += 2
+        assert current() is held
+    assert hub_settings.is_usable()
+    assert hub_settings._unready() is None
+    clock.now += 1
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            current()
+    assert not hub_settings.is_usable()
+    assert "too old" in (hub_settings._unready() or "")
+    outage = hub_settings.outage()
+    assert outage is not None
+    assert (outage.problem, outage.ended) == ("the server is gone", None)
+    away.problem = None
+    assert current().service_keys == ("key 5",)
+    outage = hub_settings.outage()
+    assert outage is not None
+    assert outage.ended is not None
+    begun, too_old, over = caplog.messages
+    assert begun.startswith("Hubs and keys cannot be read from the database (the server is gone). The service goes on")
+    assert too_old.startswith("Hubs and keys have not been read for more than 100 s")
+    assert over == "Hubs and keys can be read from the database again, after 99 s"
+
+
+def test_an_outage_is_over_when_a_look_succeeds(away: Away, clock: Clock) -> None:
+    current()
+    away.problem = InterfaceError("gone")
+    clock.now += 1
+    current()
+    away.problem = None
+    clock.now += 1
+    # This reader does not wait for it.
+    current()
+    _until(lambda: hub_settings.outage().ended is not None)  # type: ignore[union-attr]
+    assert hub_settings._Held.fresh() is not None
+
+
+def test_in_an_outage_one_look_a_second_is_made(away: Away, clock: Clock) -> None:
+    current()
+    away.problem = OperationalError("gone")
+    for _ in range(3):
+        clock.now += 1
+        for _ in range(20):
+            current()
+        _until(lambda: hub_settings._Held.look is None)
+    assert away.tries == 4
+
+
+@pytest.mark.parametrize("asked", ["plainly", "by a coroutine"])
+async def test_nobody_waits_long_for_a_database_that_does_not_answer(
+    away: Away, clock: Clock, asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = await acurrent()
+    away.answers.clear()
+    clock.now += 1
+    # The first look hangs, in a thread.
+    assert await acurrent() is held
+    # Others do not even begin one.
+    for _ in range(20):
+        assert (current() if asked == "plainly" else await acurrent()) is held
+    assert away.tries == 2
+    assert [record.getMessage()[:60] for record in caplog.records] == [
+        "Hubs and keys cannot be read from the database (no answer). "
+    ]
+    away.answers.set()
+    await asyncio.to_thread(_until, lambda: hub_settings._Held.fresh() is not None)
+
+
+async def test_a_process_that_has_read_nothing_yet_says_so(away: Away, caplog: pytest.LogCaptureFixture) -> None:
+    away.answers.clear()
+    with pytest.raises(DatabaseUnavailable):
+        await acurrent()
+    away.problem = OperationalError("gone")
+    away.answers.set()
+    await asyncio.to_thread(_until, lambda: hub_settings._Held.look is None)
+    with pytest.raises(DatabaseUnavailable):
+        await acurrent()
+    with pytest.raises(DatabaseUnavailable):
+        current()
+    [line] = caplog.messages
+    assert "none are known here" in line
+    assert hub_settings._unready() is not None
+    away.problem = None
+    assert (await acurrent()).version == 5
+
+
+def test_a_change_here_is_waited_for(away: Away, clock: Clock) -> None:
+    """A look that began before a change does not answer those who come after it."""
+    current()
+    clock.now += 1
+    away.answers.clear()
+    first = threading.Thread(target=current)
+    first.start()
+    _until(lambda: away.tries == 2)
+    hub_settings._Held.expire()
+    second = threading.Thread(target=current)
+    second.start()
+    away.answers.set()
+    first.join(PATIENCE)
+    second.join(PATIENCE)
+    assert away.tries == 3
+
+
+def test_after_a_change_here_that_cannot_be_read_the_rows_before_it_are_used(away: Away) -> None:
+    held = current()
+    hub_settings._Held.expire()
+    away.problem = OperationalError("gone")
+    assert current() is held
+
+
+async def test_a_process_reads_while_nobody_asks(away: Away, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Else what an idle process holds would be too old when the database goes away."""
+    monkeypatch.setattr(hub_settings, "KEEP_SECS", 0.01)
+    monkeypatch.setattr(hub_settings, "RETRY_SECS", 0.01)
+    await hub_settings.start()
+    assert away.tries == 1
+    assert health.reason("database") is None
+    for tries in range(2, 5):
+        clock.now += 1
+        await asyncio.to_thread(_until, lambda tries=tries: away.tries >= tries)  # type: ignore[misc]
+    away.problem = OperationalError("gone")
+    clock.now += 4000
+    await asyncio.to_thread(_until, lambda: health.reason("database") is not None)
+    away.problem = None
+    await asyncio.to_thread(_until, lambda: health.reason("database") is None)
+    await hub_settings.stop()
+    assert hub_settings._Keeper.task is None

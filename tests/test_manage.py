@@ -168,7 +168,17 @@ def test_an_unmigrated_database_is_said(tmp_path: Path) -> None:
     assert done.stderr.strip() == "Error: The database is not up to date. Run: python manage.py migrate"
 
 
-@pytest.mark.parametrize("command", ["migrate", "bootstrap", "createsuperuser --username a --email a@b.c", "serve"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "migrate",
+        "bootstrap",
+        "createsuperuser --username a --email a@b.c",
+        "serve",
+        "webpubsub client url --hub-name chat",
+        "webpubsub service broadcast --hub-name chat --payload x",
+    ],
+)
 def test_a_database_that_is_away_is_said(tmp_path: Path, command: str) -> None:
     service = Service(tmp_path, env={"DATABASE_URL": "postgres://u:secret@127.0.0.1:1/n"})
     done = service.manage(*command.split(), check=False)

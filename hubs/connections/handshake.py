@@ -100,7 +100,7 @@ def asks_for_recovery(handshake: Handshake) -> tuple[str, str] | None:
 
 
 async def admit(handshake: Handshake, connection_id: str) -> Admission:
-    """Decide about a new connection. Raises HandshakeRefused with the status to answer."""
+    """Decide about a new connection. Raises HandshakeRefused with the status to answer, DatabaseUnavailable."""
     hub = hub_of(handshake)
     query = handshake.query
     snapshot = await hub_settings.acurrent()

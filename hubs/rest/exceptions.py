@@ -28,11 +28,12 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.signals import got_request_exception
+from django.db import DatabaseError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions as drf
 from rest_framework.views import set_rollback
 
-from hubs import callers, errors
+from hubs import callers, database, errors
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,11 @@ def _answered(problem: Exception, request: Any, row: Any, what: str) -> HttpResp
             headers = {"Retry-After": "1"} if status == HTTPStatus.TOO_MANY_REQUESTS else None
             return error(status, problem.message, target="Connection", headers=headers)
         case errors.Unavailable():
-            return error(HTTPStatus.SERVICE_UNAVAILABLE, problem.message, headers={"Retry-After": "1"})
+            headers = {"Retry-After": str(problem.retry_after_secs)}
+            return error(HTTPStatus.SERVICE_UNAVAILABLE, problem.message, headers=headers)
+        case DatabaseError() if database.is_unavailable(problem):
+            database.report(what, problem)
+            return _answered(errors.DatabaseUnavailable(), request, row, what)
         case Http404():
             return error(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
         case PermissionDenied():

@@ -25,14 +25,15 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
-from django.contrib.auth import aget_user
+from django.contrib.auth import get_user
 from django.core.handlers.asgi import ASGIRequest
-from django.db import DatabaseError
+from django.db import DatabaseError, close_old_connections
 from django.urls import Resolver404, resolve
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
-from hubs import conf, hub_settings
+from hubs import conf, database, hub_settings
+from hubs.errors import DatabaseUnavailable, Unavailable
 from hubs.rest import table
 from hubs.rest.authentication import ApiTokens, key_holder
 from hubs.rest.bodies import LEFT_UNREAD
@@ -82,7 +83,11 @@ class BoundedBodies:
     async def _other(self, scope: dict[str, Any], receive: Receive, send: Send, length: int | None) -> None:
         most = MAX_ANONYMOUS_BYTES
         if length is None or length > most:
-            most = max(most, await _most_of(scope))
+            try:
+                most = max(most, await _most_of(scope))
+            except DatabaseUnavailable as unavailable:
+                await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, unavailable.message, unavailable.retry_after_secs)
+                return
         if length is None:
             body = await read(receive, most)
             if body is None:
@@ -90,7 +95,8 @@ class BoundedBodies:
             length = len(body)
             scope, receive = _with_length(scope, length), _Body(body)
         if length > most:
-            await _refuse(send, f"The body of this request is larger than {most} bytes.")
+            text = f"The body of this request is larger than {most} bytes."
+            await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
         else:
             await self._application(scope, receive, send)
 
@@ -149,14 +155,17 @@ async def _holds_key(scope: dict[str, Any]) -> bool:
             return False
         snapshot = await hub_settings.acurrent()
         key_holder(request, found[1]["hub"], lambda: snapshot)
-    except (UnicodeDecodeError, DatabaseError, APIException):
+    except (UnicodeDecodeError, Unavailable, APIException):
         # The view comes upon the same, and has an answer for it.
         return False
     return True
 
 
 async def _most_of(scope: dict[str, Any]) -> int:
-    """How many bytes a request outside the data plane may have, by where it goes and whom it is from."""
+    """How many bytes a request outside the data plane may have, by where it goes and whom it is from.
+
+    Raises DatabaseUnavailable where that cannot be known.
+    """
     try:
         request = ASGIRequest(scope, BytesIO())
         view = resolve(request.path_info).func
@@ -171,29 +180,40 @@ async def _most_of(scope: dict[str, Any]) -> int:
 
 
 async def _is_known(request: ASGIRequest) -> bool:
-    """Whether a request is from somebody who is signed in, or has an API token."""
+    """Whether a request is from somebody who is signed in, or has an API token. Raises DatabaseUnavailable."""
+    if not request.COOKIES.get(django_settings.SESSION_COOKIE_NAME) and "HTTP_AUTHORIZATION" not in request.META:
+        return False
+    if hub_settings.is_away():
+        # All such requests share a thread here, so none may make the others wait for a database that is away.
+        raise DatabaseUnavailable
+    return await sync_to_async(_looks_known)(request)
+
+
+def _looks_known(request: ASGIRequest) -> bool:
+    # Django does this at both ends of a request, which this is not.
+    close_old_connections()
     try:
         session_key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         if session_key:
             request.session = import_module(django_settings.SESSION_ENGINE).SessionStore(session_key)
-            if (await aget_user(request)).is_authenticated:
+            if get_user(request).is_authenticated:
                 return True
-        return "HTTP_AUTHORIZATION" in request.META and await sync_to_async(_has_api_token)(request)
-    except DatabaseError:
-        # The page that was asked for says so, in its own way, to who asks for it without a body.
-        return False
-
-
-def _has_api_token(request: ASGIRequest) -> bool:
-    try:
         return ApiTokens().authenticate(Request(request)) is not None
     except APIException:
         return False
+    except DatabaseError as problem:
+        if not database.is_unavailable(problem):
+            raise
+        database.report("who sends a long body", problem)
+        raise DatabaseUnavailable from None
+    finally:
+        close_old_connections()
 
 
-async def _refuse(send: Send, text: str) -> None:
+async def _refuse(send: Send, status: HTTPStatus, text: str, retry_after_secs: int | None = None) -> None:
     body = f"{text}\n".encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE.value
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if retry_after_secs is not None:
+        headers.append((b"retry-after", str(retry_after_secs).encode()))
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})

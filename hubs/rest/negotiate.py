@@ -3,16 +3,22 @@
 Callers are Django's: a session, an API token, or nobody. Roles and groups come from the role
 grants, never from the request. A user id is the account's name; a visitor has none, unless the
 hub lets visitors choose one, and never one that belongs to an account.
+
+All of this is read from the database at each call. While that is away, callers whose last answers are remembered
+(remembered.py) get a client URL all the same, others 503.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import unicodedata
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
@@ -29,6 +35,7 @@ from hubs.models import RoleGrant
 from hubs.rest import endpoints, exceptions, throttling
 from hubs.rest.authentication import ActiveSession, ApiTokens
 from hubs.rest.exceptions import BadRequest, NotAllowed, NotExisted, Unavailable
+from hubs.rest.remembered import Remembered
 from hubs.rest.rendering import JSONForEverybody, Utf8JSON
 from hubs.rules import names
 
@@ -43,11 +50,49 @@ MAX_BODY_BYTES = 16 * 1024
 _NOT_IN_IDS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
+# What is kept for the time when the database is away. Visitors choose hubs and names, so theirs are apart: nobody can
+# push the answers about accounts out.
+_KEPT = 10_000
+_accounts: Remembered[Any] = Remembered("who negotiates", _KEPT)
+_grants: Remembered[tuple[list[str], list[str]]] = Remembered("the role grants of an account", _KEPT)
+_grants_of_visitors: Remembered[tuple[list[str], list[str]]] = Remembered("the role grants of visitors", _KEPT)
+_names: Remembered[bool] = Remembered("whether a visitor's user id is an account's", _KEPT)
+
+
+def _digest(credential: str) -> bytes:
+    return blake2b(credential.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class RememberedTokens(ApiTokens):
+    """API tokens, those that were good a while ago also while the database is away."""
+
+    def authenticate_credentials(self, key: str) -> tuple[Any, Any]:
+        """Give the user of a token. Raises AuthenticationFailed, DatabaseUnavailable."""
+        read = super().authenticate_credentials
+        return _accounts.ask(("token", _digest(key)), lambda: read(key))
+
+
+class RememberedSession(ActiveSession):
+    """The browser's session, one that was good a while ago also while the database is away."""
+
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
+        """Give the signed-in user, None for a visitor. As above; raises DatabaseUnavailable."""
+        asked: Any = request._request
+        cookie = asked.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+
+        def read() -> Any:
+            return copy.copy(asked.user) if asked.user.is_authenticated else None
+
+        if cookie and hasattr(asked, "user"):
+            asked.user = _accounts.ask(("session", _digest(cookie)), read) or AnonymousUser()
+        return super().authenticate(request)
+
+
 class Negotiate(APIView):
     """`GET` or `POST /api/negotiate/{hub}`: `{"url", "baseUrl", "token", "expires"}`."""
 
     # Tokens first: their challenge is what a 401 answers with.
-    authentication_classes = [ApiTokens, ActiveSession]
+    authentication_classes = [RememberedTokens, RememberedSession]
     permission_classes = []
     throttle_classes = [throttling.PerUser, throttling.PerAddress]
     renderer_classes = [Utf8JSON]
@@ -64,7 +109,8 @@ class Negotiate(APIView):
             user_id = _account_id(user, _said(request, "userId", "id"))
         else:
             user_id = _visitor_id(in_hub, _said(request, "userId", "id"))
-        roles, groups = _granted(user, in_hub)
+        known, who = (_grants, user.pk) if user.is_authenticated else (_grants_of_visitors, None)
+        roles, groups = known.ask((who, in_hub), lambda: _granted(user, in_hub))
         try:
             client_url = client_urls.issue(
                 in_hub,
@@ -165,7 +211,7 @@ def _visitor_id(hub: str, said: str | None) -> str | None:
             "“anonymous visitors may choose a user id” switched on for the hub.",
             target="userId",
         )
-    if _belongs_to_account(said):
+    if _names.ask(said, lambda: _belongs_to_account(said)):
         raise NotAllowed("This user id belongs to an account; sign in to use it.", target="userId")
     return said
 

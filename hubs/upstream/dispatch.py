@@ -25,11 +25,11 @@ from http import HTTPStatus
 from typing import Protocol, TypeVar
 
 from hubs import hub_settings
-from hubs.errors import HandlerFailed, HandshakeRefused, NoHandler, NotFound, TooMany
+from hubs.complaints import Complaints
+from hubs.errors import DatabaseUnavailable, HandlerFailed, HandshakeRefused, NoHandler, NotFound, TooMany
 from hubs.hub_settings import EventHandlerSettings, Snapshot
 from hubs.rules.event_routing import event_pattern
 from hubs.upstream import functions, listeners, records, webhooks
-from hubs.upstream.complaints import Complaints
 from hubs.upstream.events import ConnectAnswer, ConnectRequest, Event, Rejected, Reply, UserEventRequest
 from hubs.upstream.functions import AlreadyLogged, FunctionHandler
 from hubs.upstream.gate import HandlerProblem, Progress, TooManyCalls
@@ -77,7 +77,7 @@ async def connect(session: Session, request: ConnectRequest) -> ConnectAnswer:
     """Ask the hub's connect handler; without one the token's values stand.
 
     Raises HandshakeRefused: with the handler's status, with 500 when it failed, with 503 when too
-    many calls wait for it.
+    many calls wait for it; DatabaseUnavailable when it cannot be known whether there is one.
     """
     event = session.event(CONNECT, request)
     try:
@@ -89,6 +89,8 @@ async def connect(session: Session, request: ConnectRequest) -> ConnectAnswer:
         raise HandshakeRefused(rejected.status, rejected.reason or HTTPStatus(rejected.status).phrase) from None
     except TooManyCalls:
         raise HandshakeRefused(503, BUSY) from None
+    except _NoSettings:
+        raise DatabaseUnavailable from None
     except HandlerProblem:
         raise HandshakeRefused(500, FAILED) from None
     if answer.state is not None:
@@ -160,20 +162,16 @@ async def stop(patience: float = STOP_SECS) -> None:
 # Choosing
 
 
-class _Seen:
-    """The settings that were read last: while the database is away, connections go on by these."""
-
-    snapshot: Snapshot | None = None
-
-
 async def _snapshot() -> Snapshot | None:
     try:
-        _Seen.snapshot = await hub_settings.acurrent()
-    except Exception as problem:
-        _complaints.warn(
-            "Event handlers are chosen by the settings read last; the present ones cannot be read: %s", str(problem)
-        )
-    return _Seen.snapshot
+        return await hub_settings.acurrent()
+    except DatabaseUnavailable:
+        # Functions need no settings, and the log has its line.
+        return None
+
+
+class _NoSettings(HandlerProblem):
+    """The database has been away for so long that nobody knows who takes the event."""
 
 
 async def _chosen(event: Event) -> tuple[Handler | None, bool]:
@@ -187,7 +185,7 @@ async def _chosen(event: Event) -> tuple[Handler | None, bool]:
         return FunctionHandler(function), listened
     if snapshot is None or settings is None:
         # There may be a handler that would turn this client away.
-        raise HandlerProblem("the hub's settings cannot be read")
+        raise _NoSettings("the hub's settings cannot be read")
     for row in settings.event_handlers:
         if _takes(row, event):
             return WebhookHandler(row, snapshot.keys_of(hub)), listened

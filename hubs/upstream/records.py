@@ -7,8 +7,8 @@ a busy second no more than those are written; the others would be deleted at onc
 
 The thread is one of its own, because the database may keep it waiting (SQLite does while others
 write), and whoever waits for settings at a handshake should not stand behind it. It works the same
-under every server. Where the database fails, records wait for the next second, within the bounds of
-the queue, and the log says so.
+under every server. While the database is away, records wait, within the bounds of the queue; the log
+says so once a minute and, when they are written again, how many had to give way.
 
 What clients sent is kept only where RECORD_PAYLOADS says so, and URLs come without their queries,
 which often hold a secret.
@@ -26,16 +26,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db import connections, router, transaction
 from django.db.models import Q, QuerySet
 
-from hubs import conf
+from hubs import conf, database
+from hubs.complaints import Complaints
 from hubs.models import HandlerCall
 from hubs.protocols.frames import JSON, TEXT, Payload
-from hubs.upstream.complaints import Complaints
 
 logger = logging.getLogger(__name__)
-_complaints = Complaints(logger)
+_complaints = Complaints(logger, every_secs=database.EVERY_SECS)
 
 # How a call ended.
 ANSWERED = "answered"
@@ -106,6 +106,8 @@ class _Waiting:
         self.lock = threading.Lock()
         self.by_hub: OrderedDict[str, deque[Record]] = OrderedDict()
         self.count = 0
+        # Since the database went away; None = it is there. What gives way then would have been deleted at once anyway.
+        self.dropped: int | None = None
 
     def add(self, record: Record, capacity: int) -> None:
         """Keep a record. Call it under the lock."""
@@ -114,6 +116,7 @@ class _Waiting:
             records = self.by_hub[record.hub] = deque()
         records.append(record)
         self.count += 1
+        before = self.count
         while len(records) > capacity:
             records.popleft()
             self.count -= 1
@@ -126,6 +129,8 @@ class _Waiting:
             self.count -= 1
             if not oldest:
                 del self.by_hub[quietest]
+        if self.dropped is not None:
+            self.dropped += before - self.count
 
     def take(self) -> list[Record]:
         """Give everything; each hub's records in order."""
@@ -134,14 +139,21 @@ class _Waiting:
         return [record for records in taken.values() for record in records]
 
     def put_back(self, taken: Sequence[Record], capacity: int) -> None:
-        """Keep, before what came since, what could not be written."""
+        """Keep, before what came since, what could not be written because the database is away."""
         with self.lock:
+            self.dropped = self.dropped or 0
             newer, self.by_hub, self.count = self.by_hub, OrderedDict(), 0
             for record in taken:
                 self.add(record, capacity)
             for records in newer.values():
                 for record in records:
                     self.add(record, capacity)
+
+    def written(self) -> int | None:
+        """Note that the database takes records. Gives how many gave way while it did not, None if it always did."""
+        with self.lock:
+            dropped, self.dropped = self.dropped, None
+        return dropped
 
 
 _waiting = _Waiting()
@@ -211,7 +223,11 @@ class _Writer:
                 self._written = 0
                 _limit_table()
         except Exception as problem:
-            _complaints.warn("Old records of calls to event handlers cannot be deleted: %s", problem)
+            _complaints.warn(
+                "Old records of calls to event handlers cannot be deleted: %s",
+                database.brief(problem),
+                kind=("records not deleted",),
+            )
             _disconnect()
             return False
         return bool(written)
@@ -238,16 +254,26 @@ def write() -> int:
                 # In one order everywhere, so that processes that prune together do not hold each other up.
                 for hub in sorted({record.hub for record in some}):
                     _prune(hub, max(capacity, 1))
-        except (OperationalError, InterfaceError) as problem:
-            # Locked, or away: a second later this may be over.
-            _waiting.put_back(taken[begin:], max(capacity, 1))
-            _complaints.warn("Records of calls to event handlers wait for the database: %s", problem)
-            _disconnect()
-            return begin
         except Exception as problem:
+            if database.is_unavailable(problem):
+                # Locked, or away: a second later this may be over.
+                _waiting.put_back(taken[begin:], max(capacity, 1))
+                _complaints.warn(
+                    "Records of calls to event handlers wait for the database: %s",
+                    database.brief(problem),
+                    kind=("records wait",),
+                )
+                _disconnect()
+                return begin
             # Its text could quote the rows.
             _complaints.warn("%d records of calls to event handlers are lost: %s", len(some), type(problem).__name__)
             _disconnect()
+        else:
+            dropped = _waiting.written()
+            if dropped:
+                logger.warning(
+                    "%d records of calls to event handlers were dropped while the database was away", dropped
+                )
     return len(taken)
 
 

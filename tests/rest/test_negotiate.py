@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -11,10 +12,13 @@ from urllib.parse import quote
 import jwt
 import pytest
 from django.contrib.auth.models import Group, User
+from django.db import OperationalError
 from django.test import Client
 from rest_framework.authtoken.models import Token
 
+from hubs import hub_settings
 from hubs.models import AccessKey, RoleGrant
+from hubs.rest import negotiate
 
 from .conftest import ENDPOINT, HOST
 
@@ -316,3 +320,71 @@ def test_the_database_is_asked_little(client, alice, visitors_choose, django_ass
         claims_of(client.get("/negotiate", headers=headers))
     with django_assert_max_num_queries(3):
         assert len(claims_of(session.get("/negotiate"))["role"]) == 30
+
+
+# While the database is away
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """`away()`: from now on nothing can be read."""
+    for kept in (negotiate._accounts, negotiate._grants, negotiate._grants_of_visitors, negotiate._names):
+        kept.forget()
+
+    def go() -> None:
+        # Read first, as by a process that serves.
+        hub_settings.current()
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise OperationalError("gone")
+
+        monkeypatch.setattr("django.db.backends.utils.CursorWrapper.execute", fail)
+
+    return go
+
+
+def test_a_session_of_a_moment_ago_is_believed(client, alice, away):
+    grant("authenticated", group_pattern="news")
+    client.force_login(alice)
+    before = claims_of(client.get("/api/negotiate/chat"))
+    away()
+    after = claims_of(client.get("/api/negotiate/chat"))
+    assert after["sub"] == before["sub"] == "Alice"
+    assert after["role"] == before["role"] != []
+    # Roles in a hub that nobody asked for are not known.
+    assert client.get("/api/negotiate/other").status_code == 503
+
+
+def test_who_signed_out_is_not_believed(client, alice, away):
+    client.force_login(alice)
+    cookie = client.cookies["sessionid"].value
+    assert client.get("/api/negotiate/chat").status_code == 200
+    client.logout()
+    client.cookies["sessionid"] = cookie
+    # As a visitor, who is told to forget the cookie.
+    assert "sub" not in claims_of(client.get("/api/negotiate/chat"))
+    client.cookies["sessionid"] = cookie
+    away()
+    answer = client.get("/api/negotiate/chat")
+    assert refused(answer, 503) == "The database is unavailable. Try again later."
+    assert answer["Retry-After"] == "5"
+
+
+def test_another_page_cannot_use_what_is_remembered(alice, away):
+    """Browsers send the cookie along with a form of any page; the check against that needs no database."""
+    client = Client(enforce_csrf_checks=True, headers={"host": HOST})
+    client.force_login(alice)
+    assert client.get("/api/negotiate/chat").status_code == 200
+    away()
+    assert client.get("/api/negotiate/chat").status_code == 200
+    assert client.post("/api/negotiate/chat").status_code == 403
+    assert client.get("/api/negotiate/chat").status_code == 200
+
+
+def test_a_name_of_a_moment_ago_is_free(client, visitors_choose, alice, away):
+    assert client.get("/api/negotiate/open?userId=zoe").status_code == 200
+    assert client.get("/api/negotiate/open?userId=alice").status_code == 403
+    away()
+    assert client.get("/api/negotiate/open?userId=zoe").status_code == 200
+    assert client.get("/api/negotiate/open?userId=alice").status_code == 403
+    assert client.get("/api/negotiate/open?userId=yan").status_code == 503

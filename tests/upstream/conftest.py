@@ -40,15 +40,13 @@ class Rows:
 
 
 @pytest.fixture(autouse=True)
-def rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rows]:
+def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     """The settings of all hubs; no test here needs the database for them."""
     own = Rows()
     monkeypatch.setattr(hub_settings, "acurrent", own.acurrent)
-    dispatch._Seen.snapshot = None
     dispatch._complaints._held.clear()
     records.forget()
-    yield own
-    dispatch._Seen.snapshot = None
+    return own
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hubs.complaints import EVERY_SECS, MAX_KINDS, Complaints
 from hubs.protocols.frames import Payload
 from hubs.upstream import records
-from hubs.upstream.complaints import EVERY_SECS, MAX_KINDS, Complaints
 from hubs.upstream.records import Record
 from tests.upstream.conftest import Time
 

@@ -12,6 +12,9 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from hubs import hub_settings
+from hubs.errors import DatabaseUnavailable
+
 
 class Error(CommandError):
     """A command could not do what was asked; the text says what to do. Django prints it as `Error: …`."""
@@ -25,14 +28,21 @@ def one_line(text: object) -> str:
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn what the database and the settings complain about into an `Error`."""
+    log = hub_settings.logger
+    was_disabled, log.disabled = log.disabled, True
     try:
         yield
     except ImproperlyConfigured as problem:
         raise Error(one_line(problem)) from None
     except ValidationError as problem:
         raise Error(one_line(" ".join(problem.messages))) from None
+    except DatabaseUnavailable as problem:
+        cause = problem.__cause__
+        raise Error(about_database(cause) if isinstance(cause, DatabaseError) else problem.message) from None
     except DatabaseError as problem:
         raise Error(about_database(problem)) from None
+    finally:
+        log.disabled = was_disabled
 
 
 def is_behind() -> bool:

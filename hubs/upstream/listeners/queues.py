@@ -31,11 +31,11 @@ from itertools import islice
 from weakref import WeakKeyDictionary
 
 from hubs import conf, hub_settings
+from hubs.complaints import Complaints
 from hubs.hub_settings import EventListenerSettings
 from hubs.rules.event_routing import split_stream_address, without_query
 from hubs.upstream import records
 from hubs.upstream.cloudevents import Unsendable
-from hubs.upstream.complaints import Complaints
 from hubs.upstream.events import Event
 from hubs.upstream.listeners.message import Message, message_of, size_of
 from hubs.upstream.listeners.transport import Open, Transport, TransportTrouble
@@ -348,7 +348,7 @@ class _Queues:
             try:
                 snapshot = await hub_settings.acurrent()
             except Exception:
-                # While the database is away (which connections log), listeners are where they were.
+                # Listeners are where they were. Of a database that is away the log has its line (hubs.hub_settings).
                 logger.debug("The settings of event listeners cannot be read", exc_info=True)
                 continue
             for queue in list(self._by_listener.values()):

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from hubs.complaints import Complaints
 from hubs.servers.logs import Throttle
-from hubs.upstream.complaints import Complaints
 
 
 def test_a_handler_that_fails_does_not_use_up_the_lines_of_another(caplog: pytest.LogCaptureFixture) -> None:
