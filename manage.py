@@ -17,7 +17,9 @@ def main() -> None:
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as problem:
-        sys.exit(f"This configuration does not work: {problem}")
+        from hubs.servers.logs import last_words
+
+        sys.exit(last_words(f"This configuration does not work: {problem}"))
     except DatabaseError as problem:
         # Of Django's own commands, as ours say it themselves.
         if "--traceback" in sys.argv:

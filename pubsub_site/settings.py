@@ -19,6 +19,7 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from hubs import addresses
+from hubs.servers.logs import LINE
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -435,7 +436,7 @@ LOGGING = {
     "formatters": {
         "line": {
             "()": "hubs.servers.logs.LineFormatter",
-            "format": "{asctime} {levelname} {name}: {message}",
+            "format": LINE,
             "style": "{",
         }
     },

@@ -47,6 +47,10 @@ _ESCAPED_IN_TRACEBACKS = {code: text for code, text in _ESCAPED.items() if chr(c
 INDENT = "    "
 
 
+# How a record begins.
+LINE = "{asctime} {levelname} {name}: {message}"
+
+
 class LineFormatter(logging.Formatter):
     """Writes log records, each line with the number of the worker it is from, if there are several."""
 
@@ -67,6 +71,14 @@ class LineFormatter(logging.Formatter):
             return super().formatMessage(record)
         finally:
             record.message = whole
+
+
+def last_words(text: str) -> str:
+    """Give what a process says as it ends before logging is set up: in a worker as a record, among those of others."""
+    if assignment() is None:
+        return text
+    record = logging.LogRecord("hubs.servers.workers", logging.ERROR, "", 0, text, None, None)
+    return LineFormatter(LINE, style="{").format(record)
 
 
 class ClientFaults(logging.Filter):

@@ -4,7 +4,7 @@
 nothing of that but to know how to log. So the command, when all is checked and the sockets are bound, becomes
 this (execve): the process stays the same one, its memory does not.
 
-Its command line has that of `serve` at its end, for those who look for it there.
+Its command line says so, and has that of `serve` at its end, for those who look for it there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hubs.servers import logs, output
 VARIABLE = "HUBWIRE_SUPERVISOR"
 
 # Modules are found where the command has found them; Python alone would look elsewhere.
-_PROGRAM = f"""
+_PROGRAM = f"""# Hubwire: the supervisor of the workers
 import json, os, sys
 sys.path[:] = json.loads(os.environ[{VARIABLE!r}])["path"]
 from hubs.servers.supervising import main

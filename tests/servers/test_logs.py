@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from hubs.servers import logs, output
-from tests.running import PATIENCE, ROOT
+from hubs.servers import logs, output, workers
+from tests.running import PATIENCE, ROOT, Service
 
 MESSAGE = "%(levelname)s %(name)s: %(message)s"
 
@@ -209,3 +211,16 @@ def test_a_process_whose_log_is_closed_or_gone_runs_to_its_end() -> None:
         check=False,
     )
     assert closed.returncode == 0
+
+
+def test_last_words_of_a_worker_stand_among_the_records_of_others(tmp_path: Path) -> None:
+    """One that replaces another reads the settings anew. A command says what is wrong, and no more."""
+    env = Service(tmp_path, env={"DRAIN_SECS": "soon"}).env
+    command = [sys.executable, "manage.py", "serve"]
+    said = [
+        subprocess.run(command, cwd=ROOT, env=env | more, capture_output=True, text=True, timeout=PATIENCE * 3).stderr
+        for more in ({}, {workers.VARIABLE: msgspec.json.encode(workers.Assignment(2, 3, [], 0)).decode()})
+    ]
+    problem = r"This configuration does not work: DRAIN_SECS=soon is not a number.*\n"
+    assert re.fullmatch(problem, said[0])
+    assert re.fullmatch(r"\[worker 2\] \d{4}-\d\d-\d\d [\d:,]+ ERROR hubs\.servers\.workers: " + problem, said[1])

@@ -271,7 +271,8 @@ async def test_the_supervisor_becomes_a_process_that_has_not_loaded_the_service(
         # It had; its workers have.
         assert not [each.path for each in process.memory_maps() if "uvloop" in each.path]
         assert [each.path for each in psutil.Process(children[0].pid).memory_maps() if "uvloop" in each.path]
-        # Who looks for the command finds it.
+        # Who looks for the command finds it, and what it is.
+        assert process.cmdline()[2].startswith("# Hubwire: the supervisor of the workers\n")
         assert "supervising.py" in " ".join(process.cmdline()[3:])
         assert {await supervised.who_answers() for _ in range(40)} == {child.pid for child in children}
         assert f"INFO Worker 1 is ready (process {children[0].pid})" in supervised.said()

@@ -181,10 +181,13 @@ async def test_all_workers_are_replaced_and_nobody_notices(whole: Whole, unique:
         while not over.is_set():
             await sdk.send_to_group(room, published, content_type="application/json")
             published += 1
+            # A stream, and no flood, which the workers that start would have to compete with.
+            await asyncio.sleep(0.01)
 
     async def come() -> None:
         while not over.is_set():
             handshakes[await answered(whole.target.url())] += 1
+            await asyncio.sleep(0.01)
 
     async with AsyncExitStack() as stack:
         url = whole.target.url(groups=[room])
