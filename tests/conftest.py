@@ -74,9 +74,12 @@ def _quiet() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _static_files_when_asked() -> None:
-    """Each test client makes the middleware anew, and whitenoise would look through all static files each time."""
+def _quick() -> None:
+    """In the test's own process nothing takes long that is not looked at."""
+    # Each test client makes the middleware anew, and whitenoise would look through all static files each time.
     django_settings.WHITENOISE_AUTOREFRESH = True
+    # Else a third of a second of work for each password.
+    django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture(scope="session")
