@@ -432,7 +432,7 @@ def _unready() -> str | None:
     """Why nobody new can be judged; without the driver's words, which are for those who may read the log."""
     if is_usable() or not _Held.in_outage():
         return None
-    return "hubs and keys cannot be read, and what was read before is too old"
+    return "hubs and keys cannot be read, and none that were read lately are known; the log says why"
 
 
 async def _keep() -> None:

@@ -42,5 +42,6 @@ def _answers(row: Row, described: Described) -> dict[HTTPStatus, Answer]:
     if operation.body is not None or operation.parameters or "{" in row.path:
         statuses.add(HTTPStatus.BAD_REQUEST)
     refused = {status: refusal(status) for status in statuses}
+    refused[HTTPStatus.SERVICE_UNAVAILABLE] = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The database is unavailable")
     refused |= {status: refusal(status, words) for status, words in described.refuses.items()}
     return {row.ok: operation.answer, **described.also, **refused}

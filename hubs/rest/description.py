@@ -124,7 +124,10 @@ _REFUSALS: Mapping[HTTPStatus, tuple[str, tuple[Header, ...]]] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("The body is too large", ()),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ("The body is of a type that is not read here", ()),
     HTTPStatus.TOO_MANY_REQUESTS: ("Too many calls", (RETRY_AFTER,)),
-    HTTPStatus.SERVICE_UNAVAILABLE: ("Other processes of the service cannot be reached", ()),
+    HTTPStatus.SERVICE_UNAVAILABLE: (
+        "Other processes of the service, or the database, cannot be reached",
+        (RETRY_AFTER,),
+    ),
 }
 
 
