@@ -41,9 +41,9 @@ from typing import Any, NamedTuple, Protocol
 
 from hubs.protocols.extension import NO_PONG, UNREACHABLE
 
-# A turn has so many slots at least, and a slot lasts a second at most.
-LEAST_SLOTS = 10
-MOST_SLOT_SECS = 1.0
+# A turn has so many slots; a slot lasts a second at most where that is enough of them.
+LEAST_SLOTS, MOST_SLOTS = 10, 60
+SLOT_SECS = 1.0
 # A client that is not read is sent so many pings in a turn, about.
 PROBES_PER_TURN = 2.5
 
@@ -116,7 +116,7 @@ class Wheel:
     def __init__(self, secs: float, write_secs: float = math.inf) -> None:
         self.secs = secs
         self.write_secs = write_secs
-        slots = max(LEAST_SLOTS, math.ceil(secs / MOST_SLOT_SECS))
+        slots = min(max(LEAST_SLOTS, math.ceil(secs / SLOT_SECS)), MOST_SLOTS)
         self.slot_secs = secs / slots
         self._slots_per_probe = round(slots / PROBES_PER_TURN)
         self._slots: list[dict[Beating, None]] = [{} for _ in range(slots)]
