@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hubs import operations
+from hubs import hub_settings, operations
 from hubs.connections.connection import Connection
 from hubs.connections.outbox import AsgiOutbox
 from hubs.errors import Disconnect, Refusal, TooMany, Unavailable
@@ -35,6 +35,16 @@ from tests.connections.conftest import Server, WebPubSub, soon
 JSON = CODECS["json.webpubsub.azure.v1"]
 ANY_GROUP = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
 HI = Payload("text", b"hi")
+
+
+@pytest.fixture(autouse=True)
+def _no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub has settings of its own; no test here needs the database for that."""
+
+    async def none() -> hub_settings.Snapshot:
+        return hub_settings.Snapshot(0)
+
+    monkeypatch.setattr(hub_settings, "acurrent", none)
 
 
 @pytest.fixture
