@@ -15,7 +15,7 @@ endif
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test install-test system-packages check tests cuts autobahn bench bench-peers openapi clean
+.PHONY: help run install test install-test system-packages check tests faults cuts autobahn bench bench-peers openapi clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,8 +78,13 @@ check: $(VENV)/.installed-test ## Format, lint, types, import directions, migrat
 tests: install-test ## Run the tests alone
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadscope --no-loadscope-reorder $(TESTS)
 
-cuts: $(VENV)/.installed-test ## Cut the connections of 200 reliable clients for minutes, and count what arrives
-	@$(BIN)/python -m tests.cuts
+# LANE names one of the failures or more, OTHER the other version of the lanes that have two: a checkout or a git revision.
+LANE ?= all
+faults: $(VENV)/.installed-test ## Let processes and Redis fail under reliable clients, and count what arrives (LANE=kill; OTHER=v1.0)
+	@$(BIN)/python -m tests.faults $(LANE) $(if $(OTHER),--other=$(OTHER))
+
+cuts: $(VENV)/.installed-test ## The same for clients' connections: 200 clients are cut off for minutes
+	@$(BIN)/python -m tests.faults cuts
 
 # Autobahn's fuzzing client runs on Python 2.7 alone, and so does what it needs; virtualenv 20.15 is the last that makes
 # environments for that.

@@ -11,6 +11,7 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.checks import register as register_check
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 from rest_framework.settings import api_settings
 
 from hubs import addresses, conf, sign_in
@@ -87,7 +88,25 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
                 id="hubs.E003",
             )
         ]
-    return []
+    backend = django_settings.CHANNEL_LAYERS["default"].get("BACKEND", "")
+    if backend == "channels.layers.InMemoryChannelLayer" or "log" in getattr(_layer_class(backend), "extensions", ()):
+        return []
+    return [
+        Warning(
+            f"The channel layer {backend} keeps no log: what one process sends reaches the others at most once, and "
+            "reliable clients can come back to their own process alone.",
+            hint="Use hubs.layers.redis.RedisLayer, which takes the same CONFIG as channels_redis. See "
+            "docs/scale-out.md.",
+            id="hubs.W011",
+        )
+    ]
+
+
+def _layer_class(path: str) -> Any:
+    try:
+        return import_string(path)
+    except ImportError:
+        return None
 
 
 def check_caches(**_: Any) -> list[CheckMessage]:

@@ -246,7 +246,7 @@ OPTIONS: dict[str, Option] = {
         _between(0, 30 * 86_400),
     ),
     "ANSWER_SECS": Option(
-        2.5, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
+        5, "How long a process waits for the answers of others about connections there.", _between(1.5, 60)
     ),
     "HANDLER_SECS": Option(100, "Time limit of a blocking event handler.", _between(0.05, 100)),
     "MAX_HANDLER_CALLS": Option(

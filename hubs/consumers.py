@@ -2,7 +2,7 @@
 
 Channels' stock consumer gives every socket a channel of its own and handles one thing at a time,
 entering a thread after each message to close database connections that the message might have
-used. Here no message touches the ORM, deliveries come from the process's switchboard, and reading
+used. Here no message touches the ORM, deliveries come from the process's node, and reading
 goes on while an event handler works; so `__call__` is ours, and `dispatch` is not used.
 
 A connection of a reliable subprotocol outlives its socket, and this consumer with it: a socket that
@@ -21,14 +21,14 @@ from typing import Any
 from channels.consumer import AsyncConsumer
 
 from hubs import callers, endpoints, operations
-from hubs.connections import eviction
+from hubs.connections import eviction, snapshots
 from hubs.connections.connection import Connection
 from hubs.connections.direct import DirectOutbox
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
 from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
 from hubs.connections.recovery import NotRecovered, bring_back
 from hubs.errors import DatabaseUnavailable, HandshakeRefused, NotFound, Refusal, Unavailable
-from hubs.messaging.switchboard import UNREACHABLE, switchboard
+from hubs.node.node import node
 from hubs.protocols.codec import choose
 from hubs.protocols.extension import EXTENSION, SILENT_SECS
 
@@ -64,8 +64,8 @@ class HubConsumer(AsyncConsumer):
             if recovering is None:
                 if operations.unreachable() is not None:
                     # Before an event handler hears of a client that would be turned away behind it.
-                    raise HandshakeRefused(503, UNREACHABLE)
-                connection_id = switchboard().new_connection_id()
+                    raise HandshakeRefused(503, operations.UNREACHABLE)
+                connection_id = node().new_connection_id()
                 admission = await admit(handshake, connection_id)
         except HandshakeRefused as refused:
             logger.info(
@@ -88,17 +88,27 @@ class HubConsumer(AsyncConsumer):
         if recovering is None:
             await _Conversation(scope, receive, send).begin(scope, connection_id, admission)
             return
+        # Nothing but the end of the socket comes before it is accepted.
+        leaving = asyncio.ensure_future(receive())
         try:
-            connection = await bring_back(hub, *recovering)
-            await _Conversation(scope, receive, send).resume(connection)
+            connection = await bring_back(hub, *recovering, has_left=leaving.done)
+            if await _stays(leaving):
+                await _Conversation(scope, receive, send).resume(connection)
         except Unavailable as unavailable:
+            # Cancelled: it was no longer needed, and the socket is still there.
+            if leaving.done() and not leaving.cancelled():
+                return
             # Clients take an HTTP error for what it is here: a reason to try again.
             await _refuse(scope, send, HandshakeRefused(503, unavailable.message))
         except NotRecovered:
-            await _not_recovered(handshake, receive, send)
+            if await _stays(leaving):
+                await _not_recovered(handshake, receive, send)
         except Exception:
             logger.exception("A recovery failed")
-            await _not_recovered(handshake, receive, send)
+            if await _stays(leaving):
+                await _not_recovered(handshake, receive, send)
+        finally:
+            leaving.cancel()
 
 
 class _Conversation:
@@ -145,6 +155,11 @@ class _Conversation:
 
     def _begun(self) -> None:
         self._connection.begun()
+        here = node()
+        if here.keeps and self._connection.is_reliable:
+            # The first one does not say yet that it was open.
+            snapshots.write(here, self._connection)
+            snapshots.keep(here)
         if self._connection.outbox is not self._outbox:
             # The server began to stop meanwhile: the client is told what it was to be told, and goes elsewhere.
             self._outbox.uncork()
@@ -223,6 +238,13 @@ class _Conversation:
             connection.give_up(QUEUE_FULL)
         if self._task is not None:
             self._task.cancel()
+
+
+async def _stays(leaving: asyncio.Future[Event]) -> bool:
+    """Wait no longer for the end of a socket; tells whether it has not come."""
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    return leaving.cancelled()
 
 
 async def _not_recovered(handshake: Handshake, receive: Receive, send: Send) -> None:

@@ -20,6 +20,7 @@ payloads or details of unexpected faults.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 
 
@@ -59,11 +60,11 @@ class TooMany(Refusal):
 class Unavailable(Refusal):
     """Other processes cannot be reached or did not answer, so the operation is not done, or not everywhere.
 
-    `published`: the name (process and number) of a publication that some may have got; repeated under it,
-    it reaches the others alone.
+    `outcome`: set where what was to be published may be in the log all the same (cluster/log.py); done as soon as it
+    is known whether it is.
     """
 
-    published: tuple[str, int] | None = None
+    outcome: asyncio.Future[bool] | None = None
     # What Retry-After says where this is answered over HTTP.
     retry_after_secs = 1
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from hubs import health, hub_settings, operations
 from hubs.connections import recovery
-from hubs.messaging.switchboard import switchboard
+from hubs.node.node import node
 from hubs.upstream import dispatch, records
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,11 @@ async def lifespan_application(
             health.unregister(_PROBE)
             # First whoever says something last, then those it is said to.
             recovery.stop()
+            await operations.all_told()
             await dispatch.stop()
             await records.stop()
             await hub_settings.stop()
-            await switchboard().stop()
+            await node().stop()
             await send({"type": "lifespan.shutdown.complete"})
             return
 
@@ -63,7 +64,7 @@ async def _begin(tried: asyncio.Event) -> None:
     health.register(_PROBE, lambda: "it has not been reached since this process started; the log says why")
     while True:
         try:
-            await switchboard().start()
+            await node().start()
         except Exception as problem:
             if not tried.is_set():
                 # Clients are refused until it can be reached; the process need not be restarted then.

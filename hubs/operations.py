@@ -5,7 +5,8 @@ callers have decided who may do what; these functions trust them. Refusals (hubs
 what was not done and why.
 
 A verb about connections that may live anywhere has two halves: a function below that asks, and a
-row of `ANSWERS` that says what a process does with those of its own connections that are meant.
+row of `ANSWERS` that says what a process does with those of its own connections that are meant. What changes a
+reliable connection has a third, where processes share a log: a row of `CHANGES` that does it when the log says so.
 """
 
 from __future__ import annotations
@@ -17,13 +18,25 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from hubs import conf
-from hubs.errors import NotFound, Refusal, TooMany, Unavailable
-from hubs.messaging.envelope import Audience, Publication
-from hubs.messaging.switchboard import ANSWERS, UNREACHABLE, Member, switchboard
+from hubs.cluster.entries import Change, Ended, Entry, Parted, Publication
+from hubs.cluster.log import UNREACHABLE
+from hubs.errors import NotFound, TooMany
+from hubs.node.node import ANSWERS, CHANGES, node
+from hubs.node.publishing import PLACE_BITS
 from hubs.protocols.frames import Payload
+from hubs.registry.members import Member
+from hubs.rules.audiences import Audience
 from hubs.rules.names import canonical_hub
 from hubs.rules.roles import Permissions, TooManyOverrides
+
+__all__ = ["UNREACHABLE"]
+
+# Connections in one entry of the log, and changes of one connection between two acknowledgements.
+MAX_CHANGED_TOGETHER = 1000
+MAX_CHANGES = 100_000
 
 
 class LiveConnection(Member, Protocol):
@@ -31,80 +44,162 @@ class LiveConnection(Member, Protocol):
 
     groups: set[str]
     permissions: Permissions
+    session: Any
+    changes: list[tuple[int, str, bool]] | None
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether its client may come back to it."""
 
     def close(self, code: int, reason: str, *, message: str | None = None) -> None:
         """Say goodbye to the client and close its socket."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """What another process needs to go on with it."""
 
 
 # On a connection of this process
 
 
 async def attach(connection: LiveConnection, groups: tuple[str, ...] = ()) -> None:
-    """Make a new connection reachable, as a member of `groups`."""
-    try:
-        await switchboard().attach(connection)
-    except Refusal:
-        raise
-    except Exception as problem:
-        raise Unavailable(UNREACHABLE) from problem
-    for group in groups:
-        await join_group(connection, group)
+    """Make a new connection reachable, as a member of `groups`. Raises TooMany, Unavailable."""
+    if len(groups) > conf.settings.MAX_GROUPS_PER_CONNECTION:
+        raise TooMany(f"A connection can be in at most {conf.settings.MAX_GROUPS_PER_CONNECTION} groups.")
+    here = node()
+    connection.groups.update(groups)
+    await here.attach(connection)
+    if connection.is_reliable:
+        await here.records.create(connection.hub, connection.id, connection.snapshot())
 
 
 def unreachable() -> str | None:
     """Why a client that came now could not be reached by other processes, for operators; None where it could."""
-    if switchboard().is_reached:
+    if not node().log.is_away:
         return None
-    return "it cannot be reached, so what other processes publish would not arrive here; the log says why"
+    return "it cannot be reached, so nothing can be published; the log says why"
 
 
 def opened(connection: LiveConnection) -> None:
     """The socket of a connection is open, which was attached before."""
-    switchboard().opened(connection)
+    here = node()
+    here.registry.opened(connection)
+    if not connection.is_reliable:
+        here.records.own(connection.hub, connection.id, connection.session.packed())
+
+
+def state_changed(connection: LiveConnection) -> None:
+    """An event handler has changed the state of a connection that cannot be recovered."""
+    here = node()
+    if here.keeps and connection in here and not connection.is_reliable:
+        here.records.own(connection.hub, connection.id, connection.session.packed())
 
 
 def settle() -> None:
     """Have the publications of this turn of the loop with all reliable connections of this process."""
-    switchboard().settle()
+    node().settle()
 
 
 def detach(connection: LiveConnection) -> None:
-    """Forget a connection that ended, and all its memberships."""
-    board = switchboard()
-    board.detach(connection)
-    for group in connection.groups:
-        board.leave(connection, group)
+    """A connection can be reached no more: it has ended, or will as soon as its socket is closed."""
+    here = node()
+    if here.detach(connection) and connection.is_reliable and here.keeps:
+        # From here on it is like any other: whoever looks after what this process leaves tells of its end.
+        here.records.own(connection.hub, connection.id, connection.session.packed())
+        here.append(connection.hub, Ended(connection.id))
+        here.records.drop(connection.hub, connection.id)
     connection.groups.clear()
 
 
-async def join_group(connection: LiveConnection, group: str) -> None:
+def ended(connection: LiveConnection, tell: Callable[[], None] | None = None) -> None:
+    """A connection has ended here. `tell` is called if it is this process that has to tell so, and not another."""
+    here = node()
+    if tell is None or not here.keeps:
+        here.records.disown(connection.id)
+        if tell is not None:
+            tell()
+    else:
+        here.takeovers.end(connection.id, tell)
+
+
+async def all_told() -> None:
+    """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most."""
+    await node().takeovers.all_told()
+
+
+def departed(connection: LiveConnection, parted: Parted | None) -> None:
+    """A connection is with another process now, or has ended for all others. `parted`: what that one wants to know."""
+    here = node()
+    here.detach(connection)
+    if parted is not None:
+        here.append(connection.hub, parted)
+    here.records.disown(connection.id)
+
+
+async def join_group(connection: LiveConnection, group: str, ack_id: int | None = None) -> None:
     """Make a connection a member of a group; joining twice is joining once, and who has gone joins nothing."""
-    if group in connection.groups or connection not in switchboard():
-        return
-    if len(connection.groups) >= conf.settings.MAX_GROUPS_PER_CONNECTION:
-        raise TooMany(f"A connection can be in at most {conf.settings.MAX_GROUPS_PER_CONNECTION} groups.")
-    connection.groups.add(group)
-    try:
-        await switchboard().join(connection, group)
-    except BaseException as problem:
-        # Also when cancelled: the switchboard has undone its half.
-        connection.groups.discard(group)
-        if isinstance(problem, Refusal) or not isinstance(problem, Exception):
-            raise
-        raise Unavailable(UNREACHABLE) from problem
+    if group not in connection.groups and connection in node():
+        await _join([connection], {"groups": [group]}, ack_id)
 
 
-async def leave_group(connection: LiveConnection, group: str) -> None:
+async def leave_group(connection: LiveConnection, group: str, ack_id: int | None = None) -> None:
     """End a membership; leaving a group one is not in succeeds."""
-    connection.groups.discard(group)
-    switchboard().leave(connection, group)
+    if group in connection.groups and connection in node():
+        await _leave([connection], {"groups": [group]}, ack_id)
+
+
+# The log of a connection's hub
+
+
+def keeps_log() -> bool:
+    """Whether reliable connections can go on in other processes, by the log."""
+    return node().keeps
+
+
+def process() -> str:
+    """The name of this process in the log."""
+    return node().process
+
+
+def stopped() -> bool:
+    """Whether this process appends nothing more."""
+    return node().stopped
+
+
+def is_before(position: int, place: int) -> bool:
+    """Whether an entry of a log is before a place in it."""
+    return position << PLACE_BITS <= place
+
+
+def place(hub: str) -> int:
+    """The place in a hub's log up to which this process has applied it; 0 where none is kept."""
+    return node().place(hub)
+
+
+def clock_ms() -> int:
+    """Milliseconds by the log's clock."""
+    return node().clock_ms()
+
+
+def is_here(connection: LiveConnection) -> bool:
+    """Whether a connection can be reached in this process."""
+    return connection in node()
+
+
+def lives(process: str) -> bool:
+    """Whether a process of the service lives, as far as this one has read."""
+    return node().leases.lives(process)
+
+
+def append(connection: LiveConnection, entry: Entry) -> asyncio.Future[None] | None:
+    """Append an entry to the log of a connection's hub. The future fails with Unavailable."""
+    return node().append(connection.hub, entry)
 
 
 # Sending. Nobody there to get it is no error; `excluded` connections do not get it, nor do those
 # that `filter` (text that rules/filters.py has accepted) is not true for. `ttl_secs` is how long a
 # message may wait for a reliable client that is away; None or 0, as long as the client may be.
-# Where the other processes cannot be reached nobody gets it: servers try again after such a refusal,
-# and must not reach anybody twice.
+# Each returns when the message is in the log and with the members here; Unavailable means that it is not there, as
+# far as is known, and servers may try again.
 
 
 async def send_to_all(
@@ -146,21 +241,20 @@ def post_to_group(
     excluded: tuple[str, ...] = (),
     metadata: Mapping[str, str] | None = None,
     ttl_secs: int | None = None,
-    again: tuple[str, int] | None = None,
+    sender: LiveConnection | None = None,
+    ack_id: int | None = None,
 ) -> asyncio.Future[None] | None:
-    """Publish for a client: the members of its own process get it at once, also where others cannot be reached.
+    """Publish for a client, without waiting; None where it has been delivered already.
 
-    The future, where there are other processes, tells when theirs will get it; it fails with Unavailable.
-    `again`: what `Unavailable.published` said the last time; then those who have it do not get it twice.
+    The future is done when the message is in the log and with the members here. It fails with Unavailable (see there).
+    `sender`, `ack_id`: who may publish it again under the same ackId.
     """
+    here = node()
     audience = Audience(canonical_hub(hub), group=group, excluded=excluded)
     publication = _publication(audience, payload, metadata, from_user_id, None, ttl_secs)
-    return switchboard().post(publication, again=again)
-
-
-def posts_in_order() -> bool:
-    """Whether a client's publications need not wait for each other to reach other processes in their order."""
-    return switchboard().posts_in_order
+    if ack_id is not None and sender is not None and here.keeps and sender.is_reliable:
+        publication = msgspec.structs.replace(publication, sender=sender.id, ack_id=ack_id)
+    return here.post(publication)
 
 
 async def send_to_user(
@@ -197,8 +291,9 @@ async def _publish(
     connection: str | None = None,
     ttl_secs: int | None = None,
 ) -> None:
-    publication = _publication(audience, payload, metadata, from_user_id, connection, ttl_secs)
-    await switchboard().publish(publication, all_or_nobody=True)
+    posted = node().post(_publication(audience, payload, metadata, from_user_id, connection, ttl_secs))
+    if posted is not None:
+        await asyncio.shield(posted)
 
 
 def _publication(
@@ -264,7 +359,7 @@ async def list_group(hub: str, group: str, *, after: str | None, limit: int) -> 
     neither repeat nor hide others.
     """
     audience = Audience(canonical_hub(hub), group=group)
-    pages = await switchboard().ask_everybody("list", audience, {"after": after, "limit": limit})
+    pages = await node().ask_everybody("list", audience, {"after": after, "limit": limit})
     # By id: a connection that changes process just now may be told of by both.
     merged: dict[str, str | None] = dict(heapq.merge(*pages, key=lambda row: row[0]))
     return list(islice(merged.items(), limit))
@@ -333,12 +428,12 @@ async def check(hub: str, connection_id: str, permission: str, group: str) -> bo
 
 
 async def _ask(verb: str, hub: str, connection_id: str, **arguments: Any) -> Any:
-    return await switchboard().ask(verb, canonical_hub(hub), connection_id, arguments)
+    return await node().ask(verb, canonical_hub(hub), connection_id, arguments)
 
 
 async def _ask_everybody(verb: str, audience: Audience, **arguments: Any) -> int:
     """Ask, and add up the numbers that come back."""
-    return sum(await switchboard().ask_everybody(verb, audience, arguments))
+    return sum(await node().ask_everybody(verb, audience, arguments))
 
 
 # What a process does when it is asked. Each row gets the connections of this process that are
@@ -380,35 +475,29 @@ async def _close(connections: Sequence[LiveConnection], arguments: dict[str, Any
 
 
 @answers("join")
-async def _join(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
+async def _join(connections: Sequence[LiveConnection], arguments: dict[str, Any], ack_id: int | None = None) -> int:
+    most = conf.settings.MAX_GROUPS_PER_CONNECTION
     for connection in connections:
-        for position, group in enumerate(arguments["groups"]):
-            if connection not in switchboard():
-                # It has ended meanwhile, or gone on in another process.
-                with suppress(NotFound):
-                    await _ask("join", connection.hub, connection.id, groups=arguments["groups"][position:])
-                break
-            await join_group(connection, group)
-    return len(connections)
+        if len(connection.groups.union(arguments["groups"])) > most:
+            raise TooMany(f"A connection can be in at most {most} groups.")
+    return await _change("join", connections, arguments, ack_id)
 
 
 @answers("leave")
-async def _leave(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
-    groups = arguments["groups"]
-    for connection in connections:
-        for group in list(connection.groups) if groups is None else groups:
-            await leave_group(connection, group)
-    return len(connections)
+async def _leave(connections: Sequence[LiveConnection], arguments: dict[str, Any], ack_id: int | None = None) -> int:
+    return await _change("leave", connections, arguments, ack_id)
 
 
 @answers("grant")
 async def _grant(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
-    return _set_permission(connections, arguments, allowed=True)
+    _try_permission(connections, arguments, allowed=True)
+    return await _change("grant", connections, arguments)
 
 
 @answers("revoke")
 async def _revoke(connections: Sequence[LiveConnection], arguments: dict[str, Any]) -> int:
-    return _set_permission(connections, arguments, allowed=False)
+    _try_permission(connections, arguments, allowed=False)
+    return await _change("revoke", connections, arguments)
 
 
 @answers("check")
@@ -416,10 +505,101 @@ async def _check(connections: Sequence[LiveConnection], arguments: dict[str, Any
     return all(connection.permissions[arguments["permission"]].allows(arguments["group"]) for connection in connections)
 
 
-def _set_permission(connections: Sequence[LiveConnection], arguments: dict[str, Any], *, allowed: bool) -> int:
+# What changes a connection. That of a reliable one is an entry of its hub's log, where there is one, and happens when
+# that is read; so it has a place among the publications, the same one for whoever goes on with the connection.
+
+
+async def _change(
+    verb: str, connections: Sequence[LiveConnection], arguments: dict[str, Any], ack_id: int | None = None
+) -> int:
+    here = node()
+    logged: dict[str, list[LiveConnection]] = {}
     for connection in connections:
-        try:
-            connection.permissions[arguments["permission"]].set_literal(arguments["group"], allowed)
-        except TooManyOverrides as problem:
-            raise TooMany(str(problem)) from None
+        if here.keeps and connection.is_reliable:
+            logged.setdefault(connection.hub, []).append(connection)
+        else:
+            CHANGES[verb](connection, arguments, 0)
+    for hub, together in logged.items():
+        for start in range(0, len(together), MAX_CHANGED_TOGETHER):
+            some = together[start : start + MAX_CHANGED_TOGETHER]
+            appended = here.append(hub, Change(verb, [connection.id for connection in some], arguments, ack_id))
+            if appended is not None:
+                await asyncio.shield(appended)
+        for connection in together:
+            if connection not in here:
+                # It has ended meanwhile, or gone on in another process.
+                with suppress(NotFound):
+                    await _ask(verb, connection.hub, connection.id, **arguments)
     return len(connections)
+
+
+Changing = TypeVar("Changing", bound=Callable[[Any, dict[str, Any], int], None])
+
+
+def changes(verb: str) -> Callable[[Changing], Changing]:
+    """Have a function do `verb` with a connection: it gets that, the arguments, and the place in the log or 0."""
+
+    def register(function: Changing) -> Changing:
+        CHANGES[verb] = function
+        return function
+
+    return register
+
+
+@changes("join")
+def _joined(connection: LiveConnection, arguments: dict[str, Any], place: int) -> None:
+    here = node()
+    for group in arguments["groups"]:
+        if group in connection.groups or len(connection.groups) >= conf.settings.MAX_GROUPS_PER_CONNECTION:
+            continue
+        connection.groups.add(group)
+        if connection in here:
+            here.registry.join(connection, group)
+        _note(connection, place, group, joined=True)
+
+
+@changes("leave")
+def _left(connection: LiveConnection, arguments: dict[str, Any], place: int) -> None:
+    here = node()
+    groups = arguments["groups"]
+    for group in list(connection.groups) if groups is None else groups:
+        if group not in connection.groups:
+            continue
+        # What was published before is numbered first: who leaves has had it.
+        here.settle()
+        connection.groups.discard(group)
+        if connection in here:
+            here.registry.leave(connection, group)
+        _note(connection, place, group, joined=False)
+
+
+def _note(connection: LiveConnection, place: int, group: str, *, joined: bool) -> None:
+    if place:
+        if connection.changes is None:
+            connection.changes = []
+        connection.changes.append((place, group, joined))
+        if len(connection.changes) > MAX_CHANGES:
+            connection.close(1008, "Too many groups were joined and left between two acknowledgements.")
+
+
+@changes("grant")
+def _granted(connection: LiveConnection, arguments: dict[str, Any], place: int) -> None:
+    _set_permission(connection.permissions, arguments, allowed=True)
+
+
+@changes("revoke")
+def _revoked(connection: LiveConnection, arguments: dict[str, Any], place: int) -> None:
+    _set_permission(connection.permissions, arguments, allowed=False)
+
+
+def _try_permission(connections: Sequence[LiveConnection], arguments: dict[str, Any], *, allowed: bool) -> None:
+    """Raises TooMany if a connection has no room for it."""
+    for connection in connections:
+        _set_permission(Permissions.unpacked(connection.permissions.packed()), arguments, allowed=allowed)
+
+
+def _set_permission(permissions: Permissions, arguments: dict[str, Any], *, allowed: bool) -> None:
+    try:
+        permissions[arguments["permission"]].set_literal(arguments["group"], allowed)
+    except TooManyOverrides as problem:
+        raise TooMany(str(problem)) from None

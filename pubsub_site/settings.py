@@ -340,7 +340,12 @@ if REDIS_URL:
     CHANNEL_LAYERS: dict[str, Any] = {
         "default": {
             "BACKEND": "hubs.layers.redis.RedisLayer",
-            "CONFIG": {"hosts": [_redis_host], "prefix": "hubwire"},
+            "CONFIG": {
+                "hosts": [_redis_host],
+                "prefix": "hubwire",
+                "retention_secs": _number("LOG_RETENTION_SECS", 300),
+                "max_log_bytes": _number("LOG_MAX_BYTES", 64 << 20),
+            },
         }
     }
 else:

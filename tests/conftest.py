@@ -30,7 +30,7 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 
 # Rooms whose modules take longest, as they start programs and wait for them.
-LONG = {"bench", "browser", "cuts", "management", "pythons", "servers", "service", "tutorials"}
+LONG = {"bench", "browser", "faults", "management", "pythons", "servers", "service", "tutorials"}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As shells start what runs in the background; our servers would not hear of it either, and daphne is stopped by it.

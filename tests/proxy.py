@@ -9,7 +9,8 @@ A client is given a route's port instead of the server's. What happens to it the
 * *frozen*: nothing is forwarded any more, and nothing is closed. This is the half-open connection of a
   phone that left its network: a side learns of it only when it misses the other. Connections made
   later are not frozen; they are the phone in its next network. One way, only the server's voice is lost:
-  what the client asks is done, and it never hears so.
+  what the client asks is done, and it never hears so. A whole route can be frozen as well, later connections too,
+  as behind a firewall that drops what it is sent.
 
 Each `Route` is a port of its own, so that one client can be cut off beside others that are not, and it
 can be pointed at another server between two connections. The proxy runs on an event loop in a thread
@@ -121,7 +122,7 @@ class _Link:
         self.route = route
         self.number = number
         # Whether what comes from the client is held, and what comes from the server.
-        self.frozen = (False, False)
+        self.frozen = route._frozen
         self.aborted = False
         self.client = _End(self)
         self.server = _End(self)
@@ -218,6 +219,8 @@ class Route:
         self._target = target
         self._links: dict[int, _Link] = {}
         self._closed_until = -math.inf
+        # What a new link begins with.
+        self._frozen = (False, False)
         self._server: asyncio.Server | None = None
 
     @property
@@ -252,8 +255,14 @@ class Route:
         """
         return self._proxy._run(self._freeze(connection, (not one_way, True)))
 
+    def freeze_route(self) -> int:
+        """Freeze all connections there are and those to come, until `thaw`; gives how many there are."""
+        return self._proxy._run(self._freeze_all((True, True)))
+
     def thaw(self, connection: int | None = None) -> int:
         """Forward again, beginning with what came meanwhile; gives how many connections."""
+        if connection is None:
+            return self._proxy._run(self._freeze_all((False, False)))
         return self._proxy._run(self._freeze(connection, (False, False)))
 
     # On the proxy's loop
@@ -293,6 +302,10 @@ class Route:
             link.frozen = frozen
             link.settle()
         return len(links)
+
+    async def _freeze_all(self, frozen: tuple[bool, bool]) -> int:
+        self._frozen = frozen
+        return await self._freeze(None, frozen)
 
     async def _listen(self, host: str) -> None:
         loop = asyncio.get_running_loop()

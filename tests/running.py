@@ -90,10 +90,11 @@ class Service:
         open_files: tuple[int, int] | None = None,
         serve: Sequence[str] = (),
         python: str = sys.executable,
+        root: Path = ROOT,
     ) -> None:
-        """`serve`: more for the command that starts the server; `python`: what runs it."""
+        """`serve`: more for the command that starts the server; `python`: what runs it; `root`: whose code it is."""
         self.server = server
-        self._serve, self._python = serve, python
+        self._serve, self._python, self._root = serve, python, root
         # The soft and the hard limit of the server.
         self.open_files = open_files
         self.port = free_port()
@@ -122,7 +123,7 @@ class Service:
         """Run `manage.py` against this service's database."""
         done = subprocess.run(
             [self._python, "manage.py", *arguments],
-            cwd=ROOT,
+            cwd=self._root,
             env=self.env,
             input=stdin,
             capture_output=True,
@@ -192,7 +193,7 @@ class Service:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self._root,
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -240,7 +241,7 @@ class Service:
 
 
 class Redis:
-    """A real Redis server on a free port of loopback."""
+    """A real Redis server on a free port of loopback. It keeps nothing, unless its options say so."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         """`options`: more for the command line, such as "--maxmemory", "1mb"."""
@@ -248,6 +249,7 @@ class Redis:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.directory = directory
+        self._options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
@@ -287,10 +289,10 @@ class Redis:
                 return self
         raise AssertionError(f"Redis did not start:\n{(self.directory / 'redis.log').read_text()}")
 
-    def stop(self) -> None:
-        """End it; it keeps nothing."""
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it. It can be started again, at the same port."""
         if self.process is not None:
-            self.process.terminate()
+            self.process.send_signal(how)
             self.process.wait(PATIENCE)
             self.process = None
 

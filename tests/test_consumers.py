@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from hubs import operations
 from hubs.connections.handshake import Admission
 from hubs.consumers import HubConsumer, _Conversation, _handshake
-from hubs.messaging.switchboard import switchboard
-from hubs.protocols.plain import PlainCodec
+from hubs.node.node import node
+from hubs.protocols.codec import CODECS
 from hubs.rules.roles import Permissions
 from tests.running import PATIENCE
+
+RELIABLE = "json.reliable.webpubsub.azure.v1"
 
 
 @pytest.mark.parametrize(
@@ -43,27 +44,27 @@ def test_which_host_a_clients_events_come_from(
 async def test_a_cancelled_beginning_leaves_nobody_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     attached = asyncio.Event()
 
-    async def slow_join(connection: Any, group: str) -> None:
+    async def slow_create(hub: str, connection_id: str, snapshot: Any) -> None:
         attached.set()
         await asyncio.Event().wait()
 
     async def unused(*_: Any) -> Any:
         raise AssertionError("nothing is sent or received before the beginning is done")
 
-    monkeypatch.setattr(operations, "join_group", slow_join)
-    board = switchboard()
-    admission = Admission("chat", PlainCodec(), None, None, Permissions(), ("room",), None, 0)
+    here = node()
+    monkeypatch.setattr(here.records, "create", slow_create)
+    admission = Admission("chat", CODECS[RELIABLE], RELIABLE, None, Permissions(), ("room",), None, 0)
     conversation = _Conversation({}, unused, unused)
-    running = asyncio.create_task(conversation.begin({"extensions": {}}, board.new_connection_id(), admission))
+    running = asyncio.create_task(conversation.begin({"extensions": {}}, here.new_connection_id(), admission))
     try:
         await asyncio.wait_for(attached.wait(), PATIENCE)
-        assert len(board) == 1
+        assert len(here) == 1
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert len(board) == 0
+        assert len(here) == 0
     finally:
-        await board.stop()
+        await here.stop()
 
 
 @pytest.mark.django_db

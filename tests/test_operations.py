@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hubs import operations
-from hubs.errors import NotFound, Refusal, TooMany
-from hubs.messaging.switchboard import Switchboard, switchboard
+from hubs.errors import NotFound, TooMany
+from hubs.node.node import Node, node
 from hubs.protocols.codec import CODECS, Outgoing
 from hubs.protocols.frames import GroupMessage, Payload
 from hubs.rules.roles import MAX_LITERALS, Permissions
@@ -19,9 +19,9 @@ HI = Payload("text", b"hi")
 
 
 @pytest.fixture(autouse=True)
-async def board() -> AsyncIterator[Switchboard]:
-    """The switchboard that the operations of this test use."""
-    own = switchboard()
+async def here() -> AsyncIterator[Node]:
+    """The node that the operations of this test use."""
+    own = node()
     yield own
     await own.stop()
 
@@ -30,7 +30,7 @@ class Client:
     """A connection that keeps what it is told."""
 
     def __init__(self, hub: str = "chat", user_id: str | None = None) -> None:
-        self.id = switchboard().new_connection_id()
+        self.id = node().new_connection_id()
         self.hub = hub
         self.user_id = user_id
         self.subprotocol: str | None = None
@@ -40,6 +40,8 @@ class Client:
         self.closed: list[tuple[int, str, str | None]] = []
 
     socket = None
+    is_reliable = False
+    changes = None
     codec: Any = CODECS["json.webpubsub.azure.v1"]
 
     def deliver(self, outgoing: Outgoing) -> None:
@@ -61,20 +63,20 @@ UNKNOWN = secrets.token_hex(16)
 # Coming and going
 
 
-async def test_attached_connections_are_there_with_their_groups(board: Switchboard) -> None:
+async def test_attached_connections_are_there_with_their_groups(here: Node) -> None:
     client = await _attached("a", "b")
     assert client.groups == {"a", "b"}
-    assert len(board) == 1
+    assert len(here) == 1
     await operations.send_to_group("chat", "b", HI)
     assert client.frames == [GroupMessage("b", HI)]
 
 
-async def test_detached_connections_are_gone(board: Switchboard) -> None:
+async def test_detached_connections_are_gone(here: Node) -> None:
     client = await _attached("a", "b")
     operations.detach(client)
     operations.detach(client)
     assert client.groups == set()
-    assert len(board) == 0
+    assert len(here) == 0
     await operations.send_to_group("chat", "a", HI)
     assert client.frames == []
     assert not await operations.connection_exists("chat", client.id)
@@ -101,27 +103,6 @@ async def test_groups_per_connection_are_bounded(settings: Any) -> None:
     await operations.leave_group(client, "b")
     await operations.join_group(client, "c")
     assert client.groups == {"a", "c"}
-
-
-@pytest.mark.parametrize(
-    ("problem", "message"),
-    [
-        (TooMany("no more"), "no more"),
-        (OSError("inner details"), "The other servers of this service cannot be reached."),
-    ],
-)
-async def test_a_join_that_fails(
-    board: Switchboard, monkeypatch: pytest.MonkeyPatch, problem: Exception, message: str
-) -> None:
-    async def fail(*arguments: Any) -> None:
-        raise problem
-
-    client = await _attached()
-    monkeypatch.setattr(board, "join", fail)
-    with pytest.raises(Refusal) as refused:
-        await operations.join_group(client, "g")
-    assert refused.value.message == message
-    assert client.groups == set()
 
 
 # Sending
@@ -173,7 +154,7 @@ async def test_who_is_there() -> None:
     client = await _attached()
     assert await operations.connection_exists("CHAT", client.id)
     assert not await operations.connection_exists("other", client.id)
-    for unknown in (UNKNOWN, switchboard().new_connection_id(), "", "x", "é" * 32):
+    for unknown in (UNKNOWN, node().new_connection_id(), "", "x", "é" * 32):
         assert not await operations.connection_exists("chat", unknown)
 
 

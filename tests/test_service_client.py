@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
 from hubs import operations
-from hubs.messaging.switchboard import Switchboard, switchboard
+from hubs.node.node import Node, node
 from hubs.protocols.codec import CODECS, Outgoing
 from hubs.protocols.frames import BINARY, JSON, PROTOBUF, TEXT, GroupMessage, Payload, ServerMessage
 from hubs.rules.roles import Permissions
@@ -18,9 +18,9 @@ from hubs.service import NotFound, ServiceClient
 
 
 @pytest.fixture(autouse=True)
-async def board() -> AsyncIterator[Switchboard]:
-    """The switchboard of this test's loop."""
-    own = switchboard()
+async def here() -> AsyncIterator[Node]:
+    """The node of this test's loop."""
+    own = node()
     yield own
     await own.stop()
 
@@ -29,7 +29,7 @@ class Client:
     """A connection that keeps what it is told."""
 
     def __init__(self, user_id: str | None = None, hub: str = "chat") -> None:
-        self.id = switchboard().new_connection_id()
+        self.id = node().new_connection_id()
         self.hub = hub
         self.user_id = user_id
         self.subprotocol: str | None = None
@@ -39,6 +39,8 @@ class Client:
         self.closed: list[str | None] = []
 
     socket = None
+    is_reliable = False
+    changes = None
     codec: Any = CODECS["json.webpubsub.azure.v1"]
 
     def deliver(self, outgoing: Outgoing) -> None:

@@ -1,12 +1,15 @@
 """What a reliable client has not acknowledged yet.
 
-Every data frame for the client gets the next sequence id when it is handed to a socket, and is kept
-until the client acknowledges it. While the client is away frames wait without an id: one that may
-not wait that long is left out when the client comes back, and the ids have no gap all the same.
+A data frame for the client gets the next sequence id when it comes, whether the client is there or not, and is kept
+until the client acknowledges it. So the n-th frame is the n-th entry of the hub's log that concerns the connection,
+whichever process counts (connections/snapshots.py).
 
-Frames are kept as their codec wrote them for everybody, without the id; so clients of one format
-share their bytes, and an id is added when a frame is sent, again and again if need be. Those with an
-id have ids without a gap, so only the last is written down.
+A frame may be too late for a client that was away. Those that no socket has had yet are left out then, and the ids of
+those behind them move up, so that the client finds no gap (`late`, `skip`); the log says which they were.
+
+Frames are kept as their codec wrote them for everybody, without the id; so clients of one format share their bytes, and
+an id is added when a frame is sent, again and again if need be. Ids have no gap, so only the last is written down.
+Where the log has places, that of each frame is kept, too.
 
 Pure: the caller brings the time (monotonic seconds).
 """
@@ -14,86 +17,95 @@ Pure: the caller brings the time (monotonic seconds).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from hubs.connections import eviction
-from hubs.protocols.codec import Batch, Message, Sized, size_of
+from hubs.protocols.codec import Batch, Message, Sized
 
-# A frame on its way to another process: form, and how long it may wait from now on (None: for as long as it takes).
-Packed = tuple[Message, float | None]
-
-
-class BacklogFull(Exception):
-    """More is unacknowledged than a client may leave so."""
+# What is left of a frame that had to make room, as it was too late for it.
+EXPIRED: Sized = ("", 0)
 
 
 class Backlog:
-    """The unacknowledged frames of one connection, at most `max_messages` of `max_bytes` together."""
+    """The unacknowledged frames of one connection, at most `max_messages` of `max_bytes` together.
 
-    __slots__ = ("_acknowledged_at", "_bytes", "_last", "_max_bytes", "_max_messages", "_newest", "_sent", "_waiting")
+    It begins behind `last`, the id of the last frame that was acknowledged, and that frame's place in the log.
+    """
 
-    def __init__(self, max_messages: int, max_bytes: int) -> None:
+    __slots__ = (
+        "_acknowledged_at",
+        "_acknowledged_place",
+        "_bytes",
+        "_deadlines",
+        "_expired",
+        "_frames",
+        "_last",
+        "_max_bytes",
+        "_max_messages",
+        "_places",
+        "_sent",
+    )
+
+    def __init__(self, max_messages: int, max_bytes: int, *, last: int = 0, sent: int = 0, place: int = 0) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._last = last
+        # The id up to which a socket has had the frames.
+        self._sent = max(last, sent)
+        self._acknowledged_place = place
         # When the client acknowledged anything last.
         self._acknowledged_at: float | None = None
-        # The sequence id given last, and the number of the newest frame: those that wait are counted on from there,
-        # and keep their numbers among themselves when one is left out.
-        self._last = self._newest = 0
-        # In order of their ids, the last of which is `_last`; and (number, form, when it is too late for it or None).
-        self._sent: deque[Sized] = deque()
-        # None while nothing waits, which is so while the client is there.
-        self._waiting: deque[tuple[int, Message, float | None]] | None = None
+        # In order of their ids, the last of which is `_last`; so many of them are EXPIRED.
+        self._frames: deque[Sized] = deque()
+        self._expired = 0
+        # Of the same frames, in the same order; None where the log has no places.
+        self._places: deque[int] | None = None
+        # By id, when it is too late for a frame; None while there is none of that kind.
+        self._deadlines: dict[int, float] | None = None
 
     def __len__(self) -> int:
-        return len(self._sent) + len(self._waiting or ())
+        return len(self._frames)
 
     @property
     def last(self) -> int:
         """The sequence id given last."""
         return self._last
 
-    def send(self, form: Message) -> int:
-        """Keep a frame that goes to the socket now; gives its sequence id. Raises BacklogFull."""
-        return self.send_sized((form, size_of(form)))
+    @property
+    def sent(self) -> int:
+        """The sequence id up to which a socket has had the frames."""
+        return self._sent
 
-    def send_sized(self, sized: Sized) -> int:
-        """As `send`, for a frame that many get and that was measured once."""
-        size = self._bytes + sized[1]
-        sent = self._sent
-        # Nothing waits while there is a socket; the bound holds all the same.
-        count = len(sent) if self._waiting is None else len(self)
-        if size > self._max_bytes or count >= self._max_messages:
-            raise BacklogFull
+    @property
+    def acknowledged(self) -> tuple[int, int]:
+        """Id and place of the frame that was acknowledged last."""
+        return self._last - len(self._frames), self._acknowledged_place
+
+    def put(self, batch: Batch, now: float, *, sent: bool) -> int | None:
+        """Keep frames; gives the first one's id. None if they do not all fit: then none is kept.
+
+        `sent`: a socket gets them now.
+        """
+        size, frames, new = self._bytes + batch.bytes, self._frames, batch.sized
+        if size > self._max_bytes or len(frames) - self._expired + len(new) > self._max_messages:
+            return self.put(batch, now, sent=sent) if self._drop_late(now) else None
+        first = self._last + 1
         self._bytes = size
-        sent.append(sized)
-        self._last = self._newest = last = self._last + 1
-        return last
-
-    def send_all(self, batch: Batch) -> int | None:
-        """As `send` for several; gives the first one's id. None if they do not all fit: then none is kept."""
-        size, sent, new = self._bytes + batch.bytes, self._sent, batch.sized
-        # Nothing waits while there is a socket; the bound holds all the same.
-        count = len(new) + (len(sent) if self._waiting is None else len(self))
-        if size > self._max_bytes or count > self._max_messages:
-            return None
-        self._bytes = size
-        sent.extend(new)
-        before = self._last
-        self._last = self._newest = before + len(new)
-        return before + 1
-
-    def hold(self, form: Message, ttl_secs: float | None, now: float) -> None:
-        """Keep a frame for a client that is away. Raises BacklogFull."""
-        if len(self) >= self._max_messages or self._bytes + size_of(form) > self._max_bytes:
-            self._drop_late(now)
-        size = size_of(form)
-        if len(self) >= self._max_messages or self._bytes + size > self._max_bytes:
-            raise BacklogFull
-        self._bytes += size
-        self._wait(form, ttl_secs, now)
+        frames.extend(new)
+        self._last += len(new)
+        if sent:
+            self._sent = self._last
+        if batch.places:
+            if self._places is None:
+                self._places = deque()
+            self._places.extend(batch.places)
+        if batch.ttl_secs:
+            if self._deadlines is None:
+                self._deadlines = {}
+            for index, ttl_secs in batch.ttl_secs.items():
+                self._deadlines[first + index] = now + ttl_secs
+        return first
 
     def overflow(self, now: float) -> tuple[str, str]:
         """Why a frame was not taken, and what is there, for the log (eviction.py)."""
@@ -106,80 +118,68 @@ class Backlog:
     def acknowledge(self, sequence_id: int, now: float) -> None:
         """Everything up to this id has arrived; ids that were never given are taken as the last one."""
         self._acknowledged_at = now
-        for _ in range(len(self._sent) - max(0, self._last - sequence_id)):
-            self._bytes -= self._sent.popleft()[1]
+        frames, places = self._frames, self._places
+        for _ in range(len(frames) - max(0, self._last - sequence_id)):
+            sized = frames.popleft()
+            self._bytes -= sized[1]
+            self._expired -= sized is EXPIRED
+            if places:
+                self._acknowledged_place = places.popleft()
+        acknowledged = self._last - len(frames)
+        if self._sent < acknowledged:
+            self._sent = acknowledged
+        if self._deadlines is not None:
+            self._deadlines = {number: at for number, at in self._deadlines.items() if number > acknowledged} or None
 
-    def replay(self, now: float) -> Iterator[tuple[int, Message]]:
-        """All that the client is to get when it is back: sequence ids and forms, in order."""
-        self._drop_late(now)
-        for _, form, _ in self._waiting or ():
-            self._last = self._newest = self._last + 1
-            self._sent.append((form, size_of(form)))
-        self._waiting = None
-        first = self._first
-        for position, (form, _) in enumerate(self._sent):
-            yield first + position, form
+    def late(self, now: float) -> list[int]:
+        """The ids of frames that it is too late for, and that no socket has had; in order."""
+        return sorted(number for number, at in (self._deadlines or {}).items() if at <= now and number > self._sent)
 
-    # On the way to another process
+    def places(self, numbers: Collection[int]) -> list[int]:
+        """The places of frames in the log."""
+        first, places = self._last - len(self._frames) + 1, self._places or ()
+        return [places[number - first] for number in numbers]
 
-    def packed(self, after: int, max_bytes: int, now: float) -> tuple[list[Packed], int]:
-        """Frames behind number `after`, as many as `max_bytes` allow but at least one, and the last one's number.
+    def numbers(self, places: Collection[int]) -> list[int]:
+        """The ids of those frames that have one of these places."""
+        first, wanted = self._last - len(self._frames) + 1, set(places)
+        return [number for number, place in enumerate(self._places or (), first) if place in wanted]
 
-        The next part begins there, whatever comes or is left out meanwhile; it is the last one when
-        `newest` is reached.
-        """
-        frames: list[Packed] = []
-        room = max_bytes
-        for number, form, late_at in self._behind(after):
-            room -= size_of(form)
-            if frames and room < 0:
-                return frames, after
-            frames.append((form, None if late_at is None else max(0.0, late_at - now)))
-            after = number
-        return frames, self._newest
+    def skip(self, numbers: Collection[int]) -> None:
+        """Leave frames out that no socket has had; the ids of those behind them move up."""
+        skipped = set(numbers)
+        first = self._last - len(self._frames) + 1
+        places, deadlines = self._places, self._deadlines or {}
+        kept = [number for number in range(first, self._last + 1) if number not in skipped]
+        self._deadlines = {
+            first + index: deadlines[number] for index, number in enumerate(kept) if number in deadlines
+        } or None
+        self._frames = deque(self._frames[number - first] for number in kept)
+        if places:
+            self._places = deque(places[number - first] for number in kept)
+        self._bytes = sum(size for _, size in self._frames)
+        self._expired = sum(sized is EXPIRED for sized in self._frames)
+        self._last = first + len(kept) - 1
 
-    def unpack(self, frames: list[Any], *, sent: int, last: int, now: float) -> None:
-        """Take over another process's frames, of which the first `sent` had ids up to `last`."""
-        self._last = self._newest = last
-        for position, (form, ttl_secs) in enumerate(frames):
-            self._bytes += size_of(form)
-            if position < sent:
-                self._sent.append((form, size_of(form)))
-            else:
-                self._wait(form, ttl_secs, now)
+    def replay(self) -> Iterator[tuple[int, Message]]:
+        """All that the client is to get when it is back, which a socket gets now: ids and forms, in order."""
+        self.mark_sent()
+        for number, sized in enumerate(self._frames, self._last - len(self._frames) + 1):
+            if sized is not EXPIRED:
+                yield number, sized[0]
 
-    @property
-    def newest(self) -> int:
-        """The number of the newest frame."""
-        return self._newest
+    def mark_sent(self, number: int | None = None) -> None:
+        """A socket has had the frames up to this one, or all of them."""
+        self._sent = self._last if number is None else max(number, self._last - len(self._frames))
 
-    @property
-    def sent(self) -> int:
-        """How many of the frames have an id."""
-        return len(self._sent)
-
-    def _behind(self, after: int) -> Iterator[tuple[int, Message, float | None]]:
-        for number, (form, _) in enumerate(self._sent, self._first):
-            if number > after:
-                yield number, form, None
-        for waiting in self._waiting or ():
-            if waiting[0] > after:
-                yield waiting
-
-    @property
-    def _first(self) -> int:
-        """The id of the oldest frame that has one."""
-        return self._last - len(self._sent) + 1
-
-    def _wait(self, form: Message, ttl_secs: float | None, now: float) -> None:
-        self._newest += 1
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append((self._newest, form, None if ttl_secs is None else now + ttl_secs))
-
-    def _drop_late(self, now: float) -> None:
-        if self._waiting is None:
-            return
-        kept = deque(waiting for waiting in self._waiting if waiting[2] is None or waiting[2] > now)
-        self._bytes -= sum(size_of(form) for _, form, _ in self._waiting) - sum(size_of(form) for _, form, _ in kept)
-        self._waiting = kept
+    def _drop_late(self, now: float) -> bool:
+        """Have what it is too late for make room; tells whether it did."""
+        first, room = self._last - len(self._frames) + 1, False
+        for number in self.late(now):
+            sized = self._frames[number - first]
+            if sized is not EXPIRED:
+                self._bytes -= sized[1]
+                self._frames[number - first] = EXPIRED
+                self._expired += 1
+                room = True
+        return room

@@ -7,12 +7,16 @@ for its whole life. The connection of a reliable client outlives its sockets:
     begin ── begun ──► has a socket ◄── resume ──┐
                             │  lost              │
                             ├──────────► away ───┤
-                            │              │     └─► hand_over (it goes on in another process)
+                            │              │     └─► depart (another process has claimed it)
                             ▼              ▼
                           end (by a close of either side, or after RECOVERY_SECS away)
 
 While it is away it stays a member of its groups, is found by REST, and its backlog (backlog.py)
 collects what is sent to it. recovery.py brings it together with its client's next socket.
+
+Where processes share a log that is kept, whatever changes a reliable connection is an entry of that log and
+happens when the entry is read: what it is sent, its groups and permissions, that an event of it was handled. So any
+process can make the same of a snapshot and the entries behind it (snapshots.py).
 
 Frames are handled one at a time (lane.py sees to it); deliveries from others arrive at any moment
 through `deliver`. Errors are translated here, once: a Refusal becomes an ack (or silence, without
@@ -28,12 +32,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 from hubs import conf, operations
+from hubs.cluster.entries import Begun, Done, Parted, Skipped
 from hubs.connections import eviction, reconnection
-from hubs.connections.backlog import Backlog, BacklogFull
+from hubs.connections.backlog import Backlog
 from hubs.connections.lane import Lane, Rest
 from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
-from hubs.messaging.switchboard import switchboard
+from hubs.node.publishing import PLACE_BITS
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing
 from hubs.protocols.extension import Socket
 from hubs.protocols.frames import (
@@ -70,18 +75,24 @@ BUFFER_FULL = "The reliable message buffer is full."
 TAKEN_OVER = "The connection was recovered by another socket."
 EXPIRED = "The connection recovery timeout expired."
 STOPPING = "The server is stopping; try again."
+STILL_HANDLED = "Another server handles this event still; try again."
+MESSAGES_LOST = "Messages for this connection were lost; connect anew."
 
 GOING_AWAY = 1001
 
-MAX_HALF_DONE = 1000
+# Of a client's publications, so many whose fate is not known.
+MAX_IN_DOUBT = 1000
 
 # So much of RECOVERY_SECS a client has left when its absence is noticed, however long it has been silent: it may have
 # left just before it was sent the ping that it did not answer. With the defaults both together take 42 s at most.
 LEAST_PART_LEFT = 0.4
 
-# Beyond a handler's own time: what its answer needs to come from another process.
+# Beyond a handler's own time: what its outcome needs to come from another process.
 FINISHING_SECS = 10.0
-TELL_AGAIN_SECS = 0.5
+
+# How long a client waits for the end of its event to be in the log, and how soon that is tried again.
+TELLING_SECS = 1.0
+AGAIN_SECS = 0.2
 
 # How a client ends its connection: a close frame that says so, or one that says nothing (what some SDKs' stop() sends).
 # So do those of a broken protocol: the same frames would come again. Anything else, the loss of the socket above
@@ -103,26 +114,27 @@ class Connection:
         "_invocations",
         "_opened",
         "_overflowing",
-        "_reply",
         "_retiring",
         "_unconfirmed",
         "ack_pause_secs",
         "acks",
         "backlog",
-        "claim",
+        "begun_events",
+        "changes",
         "codec",
-        "earlier",
         "groups",
-        "half_done",
         "hub",
         "id",
+        "in_doubt",
         "lane",
-        "moves",
         "outbox",
+        "owners",
         "permissions",
+        "sent_unsure",
         "session",
         "subprotocol",
         "user_id",
+        "written",
     )
 
     def __init__(
@@ -147,18 +159,21 @@ class Connection:
         self.subprotocol = subprotocol
         self.session = session or Session(hub, connection_id, user_id, subprotocol)
         self.groups: set[str] = set()
-        # How often it has changed process; and which other process wants it, and knows of which groups (recovery.py).
-        self.moves = 0
-        self.claim: tuple[str, frozenset[str]] | None = None
+        # Whose it was since the frame that was acknowledged last: the process, when the handshake of its socket began,
+        # in milliseconds of the log's clock, and the position of the claim.
+        self.owners: list[tuple[str, int, int]] | None = None
         self.lane = Lane(self.begin_frame, self._broke_off)
-        self.earlier: asyncio.Event | None = None
         self.backlog: Backlog | None = None
         if codec.reliable:
             self.backlog = Backlog(conf.settings.RELIABLE_BUFFER_MESSAGES, conf.settings.RELIABLE_BUFFER_BYTES)
         self.ack_pause_secs = ack_pause_secs
         self.acks = AckMemory(conf.settings.DUPLICATE_MEMORY)
-        # Publications that some got and others perhaps not, by ackId: the name they can be repeated under.
-        self.half_done: dict[int, tuple[str, int]] = {}
+        # Publications of which is not known whether they are in the log, by ackId.
+        self.in_doubt: dict[int, asyncio.Future[bool]] | None = None
+        # Groups that were joined (True) and left since the frame that was acknowledged last, with places in the log.
+        self.changes: list[tuple[int, str, bool]] | None = None
+        # Events that are being handled, or were since the frame that was acknowledged last, by ackId.
+        self.begun_events: dict[int, _Begun] | None = None
         self._end_reason = ""
         # Closed: the service has said goodbye. Ended: all is over. Departed: it goes on in another process.
         self._closed = self._ended = self._departed = False
@@ -169,10 +184,12 @@ class Connection:
         self._retiring = False
         self._expiry: asyncio.TimerHandle | None = None
         self._invocations: dict[str, asyncio.Task[None]] = {}
-        # What an event handler has answered since the connection departed.
-        self._reply: tuple[Payload, Mapping[str, str] | None] | None = None
         # Publications without ackId that the channel layer has not taken yet.
         self._unconfirmed = 0
+        # Made again of a time when it had a socket somewhere: what of its frames that has had, nobody knows.
+        self.sent_unsure = False
+        # Of its snapshot: the place in the log where that was written last, and when.
+        self.written = (0, float("-inf"))
 
     # Beginning and end
 
@@ -189,16 +206,18 @@ class Connection:
     def begun(self) -> None:
         """The socket is open: send what waits, and tell the event handler."""
         self._opened = True
+        # Before it is recorded: whoever tells of its end has to know that it was open.
+        dispatch.connected(self.session)
         if self.outbox is not None:
             self.outbox.uncork()
             operations.opened(self)
-        dispatch.connected(self.session)
 
     def abort(self) -> None:
         """Undo a beginning that did not succeed; nobody was told of it."""
         self._ended = True
         self._drop_outbox()
         self.leave()
+        operations.ended(self)
 
     def end(self, reason: str) -> None:
         """It is over: leave everything, and tell the event handler. Doing it twice is doing it once."""
@@ -209,7 +228,7 @@ class Connection:
         self.lane.stop()
         self._drop_outbox()
         self.leave()
-        dispatch.disconnected(self.session, self._end_reason or reason)
+        operations.ended(self, partial(dispatch.disconnected, self.session, self._end_reason or reason))
 
     def leave(self) -> None:
         """Leave all groups and be reachable no more; doing it twice is doing it once."""
@@ -245,7 +264,7 @@ class Connection:
     def retire(self) -> None:
         """The server stops: finish what the client has sent so far, and send it elsewhere with 1001.
 
-        A reliable connection stays, away, so that the process its client comes to can have it.
+        A reliable connection stays, away, until another process has claimed it or looks after what this one leaves.
         """
         self._retiring = True
         self.lane.close(self._acknowledged)
@@ -263,7 +282,7 @@ class Connection:
         if self.backlog is None:
             self.outbox.close(GOING_AWAY)
         else:
-            self._lose_socket(GOING_AWAY, "")
+            self._lose_socket("")
             self.wait_for_client()
 
     @property
@@ -303,10 +322,10 @@ class Connection:
             raise Unavailable(STOPPING)
         self._lose_socket()
         self._stop_expiry()
-        self.claim = None
         self._opened = True
+        self.sent_unsure = False
         self.outbox = outbox
-        for sequence_id, form in self.backlog.replay(_now()):
+        for sequence_id, form in self.backlog.replay():
             outbox.put(self.codec.stamp(form, sequence_id))
 
     def wait_for_client(self, silent_secs: float = 0) -> None:
@@ -320,24 +339,89 @@ class Connection:
         left = max(most - silent_secs, most * LEAST_PART_LEFT)
         self._expiry = asyncio.get_running_loop().call_later(left, self.end, EXPIRED)
 
-    def depart(self) -> None:
-        """The connection goes on in another process. What an event handler works on is finished, and told there."""
+    def depart(self, *, taken_over: bool) -> None:
+        """It goes on in another process, or has ended for all others (`taken_over`: this one was taken for dead).
+
+        What an event handler works on is finished, and its outcome appended to the log.
+        """
+        if self._ended or self._departed:
+            return
         self._departed = True
         self._stop_expiry()
         self.lane.finish()
-        # If it came from a third process: that tells the next one.
-        if self.earlier is not None:
-            self.earlier.set()
+        if self.lane.busy:
+            _unfinished[self] = asyncio.get_running_loop()
+            self.lane.close(lambda: _finished(self))
+        if taken_over:
+            self._lose_socket("")
+        else:
+            self._lose_socket()
+        self._settle()
+        parted = None
+        if self.backlog is not None and not taken_over:
+            backlog = self.backlog
+            parted = Parted(self.id, backlog.acknowledged[0], self.acks.ranges(), backlog.sent, self.session.packed())
+        operations.departed(self, parted)
+
+    def ended_elsewhere(self) -> None:
+        """The process that had it has ended it before it knew that it is here, and told the event handler so."""
+        if self._ended or self._departed:
+            return
+        self._ended = True
+        self._stop_expiry()
+        self.lane.stop()
+        self._lose_socket("")
+        self.leave()
+        operations.ended(self)
+
+    def lose_messages(self) -> None:
+        """What was published for it may be lost: a reliable client is told, by having to begin anew."""
+        if self.backlog is not None:
+            self.close(1008, MESSAGES_LOST)
+
+    async def skip_late(self) -> None:
+        """Leave out what it is too late for, before the next socket is given the rest. Raises Unavailable."""
+        self._settle()
+        backlog = self.backlog
+        late = [] if backlog is None else backlog.late(_now())
+        if backlog is None or not late:
+            return
+        if not operations.keeps_log():
+            backlog.skip(late)
+            return
+        frames = [(place >> PLACE_BITS, place & (1 << PLACE_BITS) - 1) for place in backlog.places(late)]
+        skipped = operations.append(self, Skipped(self.id, frames))
+        if skipped is not None:
+            await asyncio.shield(skipped)
+
+    def parted(self, parted: Parted, *, just_now: bool) -> None:
+        """A process that it has left says what was acknowledged there; `just_now`: the last one, for this one."""
+        self._settle()
+        if self.backlog is not None:
+            self.backlog.acknowledge(parted.acknowledged, _now())
+            if just_now and self.sent_unsure and self.outbox is None:
+                self.sent_unsure = False
+                self.backlog.mark_sent(parted.sent)
+        self.acks.remember_all(parted.acks)
+        if parted.session is not None:
+            self.session.update(parted.session)
+
+    def skip(self, places: list[int]) -> None:
+        """Frames with these places in the log are left out."""
+        self._settle()
+        if self.backlog is not None:
+            self.backlog.skip(self.backlog.numbers(places))
 
     def _go_away(self, silent_secs: float) -> None:
         self._drop_outbox()
         self.wait_for_client(silent_secs)
 
-    def _lose_socket(self, code: int = 1008, reason: str = TAKEN_OVER) -> None:
-        # 1008, because a client that is told so does not fight for the connection.
+    def _lose_socket(self, reason: str = TAKEN_OVER) -> None:
+        # Not 1008, which SDKs take for the end of the connection. A client may have given up the attempt that got it,
+        # and comes back to it by this socket's end.
         if self.outbox is not None:
             outbox, self.outbox = self.outbox, None
-            outbox.close(code, reason)
+            outbox.close(GOING_AWAY, reason)
         # Clients give up what they invoked when they lose their socket.
         self._cancel_invocations()
 
@@ -357,6 +441,61 @@ class Connection:
             self._expiry.cancel()
             self._expiry = None
 
+    @property
+    def is_reliable(self) -> bool:
+        """Whether its client may come back to it."""
+        return self.backlog is not None
+
+    @property
+    def closing_for_good(self) -> bool:
+        """Whether it is over for its client, wherever that may be."""
+        return self._closed or self._ended or self._departed
+
+    def snapshot(self) -> dict[str, Any]:
+        """How it is, for whoever goes on with it: see snapshots.py."""
+        self._settle()
+        backlog = self.backlog
+        assert backlog is not None  # noqa: S101 - only reliable ones have snapshots
+        number, place = backlog.acknowledged
+        if not len(backlog):
+            # All that came for it so far has arrived.
+            place = operations.place(self.hub)
+        groups = set(self.groups)
+        if self.changes:
+            for at, group, joined in reversed(self.changes):
+                if at > place:
+                    (groups.discard if joined else groups.add)(group)
+            self.changes = [change for change in self.changes if change[0] > place] or None
+        owners = self.owners or [(operations.process(), 0, 0)]
+        while len(owners) > 1 and operations.is_before(owners[1][2], place):
+            del owners[0]
+        if self.begun_events:
+            kept = {
+                ack_id: begun
+                for ack_id, begun in self.begun_events.items()
+                if begun.place is None or begun.place > place
+            }
+            self.begun_events = kept or None
+        return {
+            "owner": operations.process(),
+            # At its place; whoever has it now has claimed it since.
+            "claimed": owners[0],
+            "id": self.id,
+            "hub": self.hub,
+            "user_id": self.user_id,
+            "subprotocol": self.subprotocol,
+            "ack_pause_secs": self.ack_pause_secs,
+            "place": place,
+            "number": number,
+            "sent": backlog.sent if self.outbox is None and not self.sent_unsure else None,
+            "groups": sorted(groups),
+            "permissions": self.permissions.packed(),
+            "acks": self.acks.ranges(),
+            "begun": [(ack_id, begun.process) for ack_id, begun in (self.begun_events or {}).items()],
+            # The first snapshot is written just before; whoever reads it finds a client that was let in.
+            "session": self.session.packed() | {"opened": True},
+        }
+
     # To the client
 
     @property
@@ -375,34 +514,14 @@ class Connection:
 
     def number(self, batch: Batch) -> None:
         """Take data frames that others get too, as one of the reliable ones."""
-        outbox, backlog = self.outbox, self.backlog
-        if outbox is None or backlog is None:
-            for (form, _), ttl_secs in zip(batch.sized, batch.ttl_secs, strict=True):
-                self._put_data(form, ttl_secs)
+        backlog = self.backlog
+        if backlog is None or self._closed or not batch.sized:
             return
-        first = backlog.send_all(batch)
-        if first is not None:
-            outbox.put_batch(batch, first)
-            return
-        try:
-            for sized, stamps in zip(batch.sized, batch.stamps, strict=True):
-                outbox.put_stamped(stamps, backlog.send_sized(sized))
-        except BacklogFull:
+        first = backlog.put(batch, _now(), sent=self.outbox is not None or self.sent_unsure)
+        if first is None:
             self._overflow()
-
-    def _put_data(self, form: Message, ttl_secs: float | None = None) -> None:
-        self._settle()
-        if self.backlog is None:
-            if self.outbox is not None:
-                self.outbox.put(form)
-            return
-        try:
-            if self.outbox is None:
-                self.backlog.hold(form, ttl_secs, _now())
-            else:
-                self.outbox.put(self.codec.stamp(form, self.backlog.send(form)))
-        except BacklogFull:
-            self._overflow()
+        elif self.outbox is not None:
+            self.outbox.put_batch(batch, first)
 
     def _overflow(self) -> None:
         if not self._overflowing:
@@ -499,9 +618,7 @@ class Connection:
             ack = self._failed(frame, ack_id, problem)
         else:
             ack = None if ack_id is None else Ack(ack_id)
-        if self._departed:
-            await self._finish_elsewhere(ack)
-        elif ack is not None:
+        if ack is not None and not self._departed:
             self._acknowledge(ack)
 
     def _failed(self, frame: Upstream, ack_id: int | None, problem: Exception) -> Ack | None:
@@ -520,69 +637,35 @@ class Connection:
         logger.debug("A %s frame without ackId was refused: %s", type(frame).__name__, refusal.name)
         return None
 
-    async def _finish_elsewhere(self, ack: Ack | None) -> None:
-        """Tell the connection how a frame went which came before it departed, for as long as it waits to be told."""
-        told: dict[str, Any] = {
-            "ack": None if ack is None else [ack.ack_id, ack.error_name, ack.error_message],
-            "state": self.session.state,
-            "published": None if ack is None else self.half_done.get(ack.ack_id),
-            "reply": None,
-        }
-        if self._reply is not None:
-            payload, metadata = self._reply
-            told["reply"] = [payload.data_type, payload.data, None if metadata is None else dict(metadata)]
-        deadline = _now() + conf.settings.HANDLER_SECS + FINISHING_SECS
-        while True:
-            try:
-                await switchboard().ask("finish frame", self.hub, self.id, told)
-                return
-            except Refusal as refusal:
-                if not isinstance(refusal, Unavailable) or _now() > deadline:
-                    logger.info("Connection %s cannot be told of a frame's end: %s", self.id, refusal.message)
-                    return
-            await asyncio.sleep(TELL_AGAIN_SECS)
-
-    def wait_for_earlier(self) -> None:
-        """Handle nothing until the process it came from has told how the frame went that was being handled there."""
-        self.earlier = asyncio.Event()
-        self.lane.hold(self.earlier, conf.settings.HANDLER_SECS + FINISHING_SECS)
-
-    def finished_elsewhere(
-        self,
-        ack: Ack | None,
-        state: str | None,
-        *,
-        published: tuple[str, int] | None,
-        reply: tuple[Payload, Mapping[str, str] | None] | None,
-    ) -> None:
-        """A frame that came before the connection moved here has been handled; `published`: as in `half_done`."""
-        if self.earlier is None or self.earlier.is_set():
-            # Told twice, because the first answer was lost.
-            return
-        self.session.state = state
-        if reply is not None:
-            self._put_reply(*reply)
-        if ack is not None:
-            if published is not None:
-                self._half_done(ack.ack_id, published)
-            self._acknowledge(ack)
-        self.earlier.set()
-
     async def _join_group(self, frame: JoinGroup) -> None:
         if not self.permissions.may_join_or_leave(frame.group):
             raise Forbidden(NOT_ALLOWED.format(verb="join", group=frame.group))
-        await operations.join_group(self, frame.group)
+        await operations.join_group(self, frame.group, frame.ack_id)
 
     async def _leave_group(self, frame: LeaveGroup) -> None:
         if not self.permissions.may_join_or_leave(frame.group):
             raise Forbidden(NOT_ALLOWED.format(verb="leave", group=frame.group))
-        await operations.leave_group(self, frame.group)
+        await operations.leave_group(self, frame.group, frame.ack_id)
 
     def _send_to_group(self, frame: SendToGroup) -> Rest | None:
         if not self.permissions.may_send(frame.group):
             raise Forbidden(NOT_ALLOWED.format(verb="send to", group=frame.group))
         ack_id = frame.ack_id
-        posted = operations.post_to_group(
+        if ack_id is not None and self.in_doubt and ack_id in self.in_doubt:
+            return partial(self._send_again, frame, ack_id)
+        posted = self._post(frame)
+        if posted is None:
+            return None
+        may_wait = self._unconfirmed < conf.settings.MAX_WAITING_FRAMES
+        if ack_id is None and self.codec.named and may_wait:
+            # Nobody is told how it goes, so nobody has to wait until it is known.
+            self._unconfirmed += 1
+            posted.add_done_callback(self._confirmed)
+            return None
+        return partial(self._confirm, ack_id, posted)
+
+    def _post(self, frame: SendToGroup) -> asyncio.Future[None] | None:
+        return operations.post_to_group(
             self.hub,
             frame.group,
             frame.payload,
@@ -590,55 +673,194 @@ class Connection:
             metadata=frame.metadata,
             excluded=(self.id,) if frame.no_echo else (),
             ttl_secs=frame.ttl_secs,
-            again=None if ack_id is None else self.half_done.pop(ack_id, None),
+            sender=self,
+            ack_id=frame.ack_id,
         )
-        if posted is None:
-            return None
-        may_wait = self._unconfirmed < conf.settings.MAX_WAITING_FRAMES
-        if ack_id is None and self.codec.named and may_wait and operations.posts_in_order():
-            # Nobody is told how it goes, so nobody has to wait until it is known.
-            self._unconfirmed += 1
-            posted.add_done_callback(self._confirmed)
-            return None
-        return partial(self._confirm, ack_id, posted)
 
     def _confirmed(self, _: object) -> None:
         self._unconfirmed -= 1
 
     async def _confirm(self, ack_id: int | None, posted: asyncio.Future[None]) -> None:
-        """Wait until the other processes will get a publication. Raises Unavailable."""
+        """Wait until a publication has been delivered. Raises Unavailable."""
         try:
             await asyncio.shield(posted)
         except Unavailable as unavailable:
-            if ack_id is not None and unavailable.published is not None:
-                self._half_done(ack_id, unavailable.published)
+            if ack_id is not None and unavailable.outcome is not None:
+                if self.in_doubt is None:
+                    self.in_doubt = {}
+                self.in_doubt[ack_id] = unavailable.outcome
+                if len(self.in_doubt) > MAX_IN_DOUBT:
+                    del self.in_doubt[next(iter(self.in_doubt))]
             raise
 
-    def _half_done(self, ack_id: int, published: tuple[str, int]) -> None:
-        """Some got it: the client will send it again under this ackId, and then they shall not get it twice."""
-        self.half_done[ack_id] = published
-        if len(self.half_done) > MAX_HALF_DONE:
-            del self.half_done[next(iter(self.half_done))]
+    async def _send_again(self, frame: SendToGroup, ack_id: int) -> None:
+        """Publish what may be in the log already, unless it is. Raises Duplicate, Unavailable."""
+        assert self.in_doubt is not None  # noqa: S101 - the caller has looked
+        outcome = self.in_doubt[ack_id]
+        try:
+            async with asyncio.timeout(1):
+                is_in_log = await asyncio.shield(outcome)
+        except TimeoutError:
+            raise Unavailable(operations.UNREACHABLE) from None
+        self.in_doubt.pop(ack_id, None)
+        if is_in_log:
+            self.acks.remember(ack_id)
+            raise Duplicate(ack_id)
+        posted = self._post(frame)
+        if posted is not None:
+            await self._confirm(ack_id, posted)
+
+    @property
+    def owner(self) -> tuple[str, int, int] | None:
+        """The claim that made it this process's: by whom, when the handshake began, and its position."""
+        return None if self.owners is None else self.owners[-1]
+
+    def claimed(self, process: str, began: int, position: int) -> None:
+        """A claim of it holds."""
+        if self.owners is None:
+            self.owners = []
+        self.owners.append((process, began, position))
+
+    def published(self, ack_id: int) -> None:
+        """What this client asked for under an ackId is in the log, and has been done here."""
+        self.acks.remember(ack_id)
+
+    # Events. Those of a reliable client are in the log from before the handler is called until it has answered,
+    # where there is one: so they are handled once, though the client comes back elsewhere and sends them again.
 
     async def _event(self, frame: UserEvent) -> None:
-        request = UserEventRequest(self.session.context, frame.event, frame.payload, frame.metadata or {})
-        reply = await dispatch.user_event(self.session, request)
+        ack_id = frame.ack_id
+        logged = self.backlog is not None and operations.keeps_log()
+        if logged and ack_id is not None:
+            await self._begin_event(ack_id)
+        state = self.session.state
+        try:
+            request = UserEventRequest(self.session.context, frame.event, frame.payload, frame.metadata or {})
+            reply = await dispatch.user_event(self.session, request)
+        except BaseException as problem:
+            if logged and ack_id is not None:
+                refusal = problem if isinstance(problem, Refusal) else Refusal(INTERNAL_ERROR)
+                self._append_surely(Done(self.id, ack_id, refusal.name, refusal.message, self.session.packed()))
+            raise
         payload = reply.payload
         if payload is None and reply.metadata:
             # Metadata needs a message to travel with.
             payload = Payload(TEXT, b"")
-        if payload is None:
-            return
-        if self._departed:
-            # It travels with the ack, or a frame might be answered with an error that has been handled.
-            self._reply = (payload, reply.metadata)
-            return
-        self._put_reply(payload, reply.metadata)
+        if not logged:
+            if payload is not None:
+                self._put_reply(payload, reply.metadata, 0)
+            if state != self.session.state:
+                self._keep_state()
+        elif ack_id is not None or payload is not None or state != self.session.state:
+            metadata = None if reply.metadata is None else dict(reply.metadata)
+            answer = None if payload is None else (payload.data_type, payload.data, metadata)
+            done = Done(self.id, ack_id, None, None, self.session.packed(), answer)
+            if ack_id is None:
+                # Nobody would know one that comes twice.
+                operations.append(self, done)
+                return
+            try:
+                async with asyncio.timeout(TELLING_SECS):
+                    await asyncio.shield(self._append_surely(done))
+            except TimeoutError:
+                raise Unavailable(operations.UNREACHABLE) from None
 
-    def _put_reply(self, payload: Payload, metadata: Mapping[str, str] | None) -> None:
-        form = self.codec.encode(ServerMessage(payload, metadata))
-        if form is not None:
-            self._put_data(form)
+    def _keep_state(self) -> None:
+        """The handler's state is another: whoever goes on with this connection, or tells of its end, needs it."""
+        if self.backlog is not None and operations.keeps_log():
+            operations.append(self, Done(self.id, session=self.session.packed()))
+        else:
+            operations.state_changed(self)
+
+    async def _begin_event(self, ack_id: int) -> None:
+        """Wait for whoever handles this event already, or say that it is handled here.
+
+        Raises Duplicate, Unavailable.
+        """
+        try:
+            async with asyncio.timeout(conf.settings.HANDLER_SECS + FINISHING_SECS):
+                while (begun := (self.begun_events or {}).get(ack_id)) is not None and begun.is_handled():
+                    # Also when the process that handles it has died meanwhile.
+                    await asyncio.wait([begun.over], timeout=1)
+                    if self._departed or self._ended:
+                        raise Unavailable(STOPPING)
+        except TimeoutError:
+            raise Unavailable(STILL_HANDLED) from None
+        if ack_id in self.acks:
+            raise Duplicate(ack_id)
+        appended = operations.append(self, Begun(self.id, ack_id, self.session.next_number))
+        try:
+            if appended is not None:
+                await asyncio.shield(appended)
+        except Unavailable as problem:
+            if problem.outcome is not None:
+                # It may be in the log, and then others wait for its end. Nobody handles it here, until that is told.
+                self._begin(ack_id, operations.process())
+                self._append_surely(Done(self.id, ack_id, problem.name, problem.message, self.session.packed()))
+            raise
+        if self._departed:
+            # Another process had claimed it before: it handles the event, when the client sends that again.
+            raise Unavailable(STOPPING)
+
+    def _append_surely(self, done: Done) -> asyncio.Task[None]:
+        """Append the end of an event, again if need be: those that come second mean nothing."""
+
+        async def append() -> None:
+            while not operations.stopped():
+                appended = operations.append(self, done)
+                try:
+                    if appended is not None:
+                        await asyncio.shield(appended)
+                    return
+                except Refusal:
+                    await asyncio.sleep(AGAIN_SECS)
+
+        task = asyncio.create_task(append(), name="append the end of an event")
+        _telling[task] = asyncio.get_running_loop()
+        task.add_done_callback(_telling.pop)
+        return task
+
+    def event_begun(self, begun: Begun, process: str) -> None:
+        """An event of this client is being handled, by the process that has it or had it then."""
+        known = (self.begun_events or {}).get(begun.ack_id)
+        if known is None or known.process != process or known.place is not None:
+            self._begin(begun.ack_id, process)
+        if process != operations.process() or not operations.is_here(self):
+            self.session.skip(begun.number)
+
+    def _begin(self, ack_id: int, process: str) -> None:
+        if self.begun_events is None:
+            self.begun_events = {}
+        self.begun_events[ack_id] = _Begun(process)
+
+    def event_done(self, done: Done, process: str, place: int) -> None:
+        """An event of this client was handled, by whoever has it or has begun with that before it went on elsewhere."""
+        begun = None if done.ack_id is None else (self.begun_events or {}).get(done.ack_id)
+        # Who was never claimed is of the process that has it.
+        owner = operations.process() if self.owner is None else self.owner[0]
+        if process != (owner if begun is None else begun.process) or (begun is not None and begun.place is not None):
+            return
+        # Not where it is being made again.
+        here = process == operations.process() and operations.is_here(self)
+        if done.problem is None and done.ack_id is not None:
+            self.acks.remember(done.ack_id)
+        if not here and done.session is not None:
+            self.session.update(done.session)
+        if done.reply is not None:
+            data_type, data, metadata = done.reply
+            self._put_reply(Payload(data_type, data), metadata, place)
+        if done.ack_id is None:
+            return
+        if begun is not None:
+            begun.place = place
+            begun.over.set_result(None)
+        if not here:
+            # Who waits for the ack is here now.
+            self._acknowledge(Ack(done.ack_id, done.problem, done.message or ""))
+
+    def _put_reply(self, payload: Payload, metadata: Mapping[str, str] | None, place: int) -> None:
+        self._settle()
+        self.deliver(Outgoing(ServerMessage(payload, metadata), place=place))
 
     def _ping(self, frame: Ping) -> None:
         self._tell(Pong())
@@ -663,7 +885,10 @@ class Connection:
         try:
             payload = frame.payload or Payload(TEXT, b"")
             request = UserEventRequest(self.session.context, frame.event, payload, frame.metadata or {})
+            state = self.session.state
             reply = await dispatch.invoke(self.session, request)
+            if state != self.session.state:
+                self._keep_state()
             response = InvokeResponse(frame.invocation_id, reply.payload, metadata=reply.metadata)
         except Refusal as refusal:
             response = _failure(frame, refusal.name, refusal.message)
@@ -697,6 +922,37 @@ class Connection:
         CancelInvocation: _cancel_invocation,
         InvokeResponse: _invoke_response,
     }
+
+
+class _Begun:
+    """An event that a process has begun to handle."""
+
+    __slots__ = ("over", "place", "process")
+
+    def __init__(self, process: str) -> None:
+        self.process = process
+        # Where its end is in the log.
+        self.place: int | None = None
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def is_handled(self) -> bool:
+        """Whether it is being handled still."""
+        return self.place is None and operations.lives(self.process)
+
+
+# Those that have gone to another process while an event of theirs was being handled.
+_unfinished: dict[Connection, asyncio.AbstractEventLoop] = {}
+# And ends of events that have to be told still.
+_telling: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
+
+
+def _finished(connection: Connection) -> None:
+    _unfinished.pop(connection, None)
+
+
+def unfinished(loop: asyncio.AbstractEventLoop) -> int:
+    """How many events are still being handled here of connections that have gone elsewhere."""
+    return sum(where is loop for where in (*_unfinished.values(), *_telling.values()))
 
 
 def _failure(frame: Invoke, name: str, message: str) -> InvokeResponse:

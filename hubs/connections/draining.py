@@ -3,16 +3,15 @@
 Ten thousand clients that are told in one moment come back in one moment, and the processes that are left
 have to look at ten thousand tokens. So they are told a few at a time (`DRAIN_PER_SEC`). Each connection takes no
 more frames, has those it took finished and acknowledged, and closes its socket with 1001
-(`Connection.retire`). An ordinary one ends with that. The connection of a reliable client stays here, away,
-until its client has come back to another process and had it moved there (recovery.py); so does one
-that was away before. Where an event handler here works on a frame of a connection that has moved already, the ack
-is waited for there; so it is waited for here, too, and so are connections that are just being fetched from elsewhere.
+(`Connection.retire`). An ordinary one ends with that. The connection of a reliable client stays here, away, until
+another process has claimed it; those that are left when this one stops are looked after by another
+(node/takeovers.py), or by the next one to start. An event handler that still works here for a connection that has gone
+elsewhere is waited for, and so are connections that are just being fetched.
 
 All of it takes `DRAIN_SECS` at most. Half of that is for telling: where there are too many for the rate, it is
-higher. What is still here in the end is closed by the server as it is, and reliable connections that nobody
-came for end (recovery.stop).
+higher. What is still here in the end is closed by the server as it is.
 
-A process that is alone has nobody to go gently on, and nobody to keep connections for: everybody is told at once.
+A process that is alone has nobody to go gently on: everybody is told at once.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from collections.abc import Iterable
 from hubs import conf
 from hubs.connections import recovery
 from hubs.connections.connection import Connection
-from hubs.messaging.switchboard import Switchboard, switchboard
+from hubs.node.node import Node, node
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +39,15 @@ ALONE_SECS = 10.0
 
 async def drain(stopping_too: int = 0) -> None:
     """Part with all clients of this process. `stopping_too`: so many of the other processes stop as well."""
-    await _Draining(switchboard(), stopping_too).run()
+    await _Draining(node(), stopping_too).run()
 
 
 class _Draining:
     """How far it has come."""
 
-    def __init__(self, board: Switchboard, stopping_too: int) -> None:
-        self._board = board
-        self._gently = len(board.others()) > stopping_too
+    def __init__(self, here: Node, stopping_too: int) -> None:
+        self._node = here
+        self._gently = len(here.others()) > stopping_too
         self._secs = conf.settings.DRAIN_SECS if self._gently else min(conf.settings.DRAIN_SECS, ALONE_SECS)
         self._begun = _now()
         self._told: set[str] = set()
@@ -76,7 +75,7 @@ class _Draining:
             due = min(len(waiting), (self._age - begun + TICK_SECS) * rate - told)
             now_told = [waiting.popleft() for _ in range(int(due))]
             # Who has left meanwhile costs nobody anything.
-            told += self._tell(connection for connection in now_told if connection in self._board)
+            told += self._tell(connection for connection in now_told if connection in self._node)
             if waiting:
                 await asyncio.sleep(TICK_SECS)
 
@@ -90,13 +89,18 @@ class _Draining:
         return len(self._told) - before
 
     def _left(self) -> list[Connection]:
-        """Those for whom this process has to stay. Who is closing has all it asked for."""
-        here = [connection for connection in self._connections() if not connection.closing]
-        # Away, with nobody who could take them, is as good as gone.
-        return here if self._gently else [connection for connection in here if connection.outbox is not None]
+        """Those for whom this process has to stay: they have a socket, or what they sent before is being done.
+
+        Who is closing has all it asked for.
+        """
+        return [
+            connection
+            for connection in self._connections()
+            if (connection.lane.busy if connection.outbox is None else not connection.closing)
+        ]
 
     def _connections(self) -> list[Connection]:
-        return [member for member in self._board.members() if isinstance(member, Connection)]
+        return [member for member in self._node.members() if isinstance(member, Connection)]
 
     @property
     def _age(self) -> float:

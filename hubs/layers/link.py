@@ -18,7 +18,7 @@ PAUSE_SECS = (0.1, 0.25)
 
 
 class Link:
-    """What publishing and subscribing have in common. No task runs while the connection stands."""
+    """What appending and reading have in common. No task runs while the connection stands."""
 
     # What it is there for, in the log.
     purpose = ""
@@ -33,6 +33,9 @@ class Link:
 
     # For subclasses
 
+    async def _greet(self, wire: Wire) -> None:
+        """Ask what has to be known before a new connection is used. Raises LayerAway."""
+
     def _came_up(self) -> None:
         """There is a connection; says `_stands`, at once or later."""
 
@@ -44,9 +47,6 @@ class Link:
 
     def _ping(self) -> None:
         """Ask for a sign of life."""
-
-    def _silent(self) -> None:
-        """It was asked for, and did not come as fast as it should. The connection stands, as yet."""
 
     # Up and down
 
@@ -84,7 +84,7 @@ class Link:
             if self.away is not None:
                 await asyncio.sleep(random.uniform(*PAUSE_SECS))  # noqa: S311
             try:
-                wire = await self._host.dial()
+                wire = await self._host.dial(self._greet)
             except LayerAway as problem:
                 self._is_away(problem)
                 continue
@@ -92,7 +92,7 @@ class Link:
                 wire.lose(LayerAway("The channel layer was closed."))
                 return
             self.wire = wire
-            wire.serve(self._replied, self._lost, self._ping, self._silent)
+            wire.serve(self._replied, self._lost, self._ping)
             self._came_up()
             return
 

@@ -7,9 +7,24 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from hubs.layers.positions import Position
+
 logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
+OnEntry = Callable[[str, Position, Message], None]
+
+
+class Member:
+    """A channel in a group."""
+
+    __slots__ = ("adds", "mailbox", "position")
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        # The last entry that it got; None when it gets none: it left, or where the log ends is being asked, by so many.
+        self.position: Position | None = None
+        self.adds = 0
 
 
 class Mailbox:
@@ -20,34 +35,30 @@ class Mailbox:
 
     def __init__(self, channel: str, decode: Callable[[bytes], Any], max_messages: int, max_bytes: int) -> None:
         self.channel = channel
-        # The groups that this channel is in.
-        self.groups: set[str] = set()
-        self.on_message: Callable[[Message], None] | None = None
+        # By name, the groups that this channel is in, or is being added to.
+        self.groups: dict[str, Member] = {}
+        self.on_entry: OnEntry | None = None
         self.on_line: Callable[[bool], None] | None = None
-        self.on_silence: Callable[[], None] | None = None
+        self.on_gap: Callable[[str], None] | None = None
         # How many read, and what ends it when nobody does any more.
         self.readers = 0
         self.leaving: asyncio.TimerHandle | None = None
-        # What messages that nobody need read begin with, behind their first byte.
-        self._passed_over: bytes | None = None
         self._decode = decode
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(max_messages)
+        self._queue: asyncio.Queue[tuple[str, Position, bytes]] = asyncio.Queue(max_messages)
         self._max_bytes = max_bytes
         self._bytes = 0
         self._lost = 0
 
-    def take(self, payload: bytes) -> None:
-        """A message came."""
-        if self.on_message is not None:
-            if self._passed_over is not None and payload.startswith(self._passed_over, 1):
-                return
+    def take(self, source: str, position: Position, payload: bytes) -> None:
+        """An entry of a group came, or one for the channel itself."""
+        if self.on_entry is not None:
             try:
                 message = self._decode(payload)
             except Exception as problem:
                 self._unreadable(problem)
                 return
             try:
-                self.on_message(message)
+                self.on_entry(source, position, message)
             except Exception:
                 logger.exception("A message from the channel layer could not be handled")
             return
@@ -57,12 +68,12 @@ class Mailbox:
                 logger.error("Channel %s is not read; what comes for it now is lost", self.channel)
             return
         self._bytes += len(payload)
-        self._queue.put_nowait(payload)
+        self._queue.put_nowait((source, position, payload))
 
     async def receive(self) -> Any:
         """The next message."""
         while True:
-            payload = await self._queue.get()
+            _, _, payload = await self._queue.get()
             self._bytes -= len(payload)
             if self._lost:
                 logger.error("Channel %s is read again; %d messages were lost", self.channel, self._lost)
@@ -72,20 +83,17 @@ class Mailbox:
             except Exception as problem:
                 self._unreadable(problem)
 
-    def listen(
-        self,
-        on_message: Callable[[Message], None],
-        on_line: Callable[[bool], None],
-        on_silence: Callable[[], None] | None = None,
-        passed_over: bytes | None = None,
-    ) -> None:
+    def listen(self, on_entry: OnEntry, on_line: Callable[[bool], None], on_gap: Callable[[str], None]) -> None:
         """Have messages handed over as they come, beginning with those that came already."""
-        self.on_message, self.on_line, self.on_silence = on_message, on_line, on_silence
-        self._passed_over = passed_over
+        self.on_entry, self.on_line, self.on_gap = on_entry, on_line, on_gap
         while not self._queue.empty():
-            payload = self._queue.get_nowait()
+            source, position, payload = self._queue.get_nowait()
             self._bytes -= len(payload)
-            self.take(payload)
+            self.take(source, position, payload)
+
+    def close(self) -> None:
+        """Hand over nothing any more."""
+        self.on_entry, self.on_line, self.on_gap = _pass_over, None, None
 
     def tell(self, up: bool) -> None:
         """Say to the listener, if there is one, that the line is there again, or is not."""
@@ -96,14 +104,20 @@ class Mailbox:
         except Exception:
             logger.exception("The state of the line could not be handled")
 
-    def tell_of_silence(self) -> None:
-        """Say to the listener, if it wants to know, that Redis does not answer."""
-        if self.on_silence is None:
+    def tell_of_gap(self, source: str) -> None:
+        """Say to the listener, or in the log, that entries may be missing."""
+        if self.on_gap is None:
+            if self.on_entry is None:
+                logger.error("Channel %s may have missed messages of %s: Redis has lost them", self.channel, source)
             return
         try:
-            self.on_silence()
+            self.on_gap(source)
         except Exception:
-            logger.exception("The silence of the line could not be handled")
+            logger.exception("A gap in a log could not be handled")
 
     def _unreadable(self, problem: Exception) -> None:
         logger.warning("Passed over a message on the channel layer that cannot be read: %s", problem)
+
+
+def _pass_over(source: str, position: Position, message: Message) -> None:
+    pass

@@ -9,13 +9,11 @@ to the transport.
 
 A wire watches itself. Time is counted in beats, of which four make the patience one has with
 Redis. After a beat in which nothing was heard it asks for a sign of life; after four it counts
-as lost, whatever the state of the socket. After two it says that Redis is silent: another process,
-whose beats fall otherwise, may count its connection as lost when this one just lasts. Beats are
-counted, and the clock is not looked at: when the loop was held up, what came meanwhile is read
-before the next beat. A large message that is on its way and moves on counts as heard.
+as lost, whatever the state of the socket. Beats are counted, and the clock is not looked at: when the loop was held
+up, what came meanwhile is read before the next beat. A large message that is on its way and moves on counts as heard.
 
 The connection speaks version 2 of the protocol, which every Redis and what is like it speaks, and in
-which everything that comes is an answer or a message.
+which everything that comes is an answer.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import asyncio
 import fcntl
 import sys
 import termios
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -37,9 +35,6 @@ from redis.exceptions import ResponseError
 from hubs.layers.errors import LayerAway
 
 BEATS = 4
-# A connection that is lost by silence has asked for a sign of life three beats ago. Whenever they fall, two beats of
-# another connection to the same Redis have begun and ended since, and were silent too.
-SILENT_BEATS = 2
 
 # So much under way takes its time. Less says nothing: kernels take it for a Redis that stands still.
 LARGE_BYTES = 64 * 1024
@@ -63,8 +58,9 @@ class Wire(asyncio.Protocol):
         self._on_replies: Callable[[list[Any]], None] = _ignore
         self._on_lost: Callable[[Exception], None] = _ignore
         self._on_quiet: Callable[[], None] = _ask_nothing
-        self._on_silence: Callable[[], None] = _ask_nothing
-        self._is_lost = False
+        self.is_lost = False
+        # How many bytes have come.
+        self.received = 0
         self._heard = True
         self._silent_beats = 0
         self._underway = 0
@@ -74,39 +70,38 @@ class Wire(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self._transport.set_protocol(self)
 
-    async def is_answered(self) -> None:
-        """Wait until Redis has answered a first question. That a socket stands says little: the kernel made it."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def ask(self, *commands: bytes) -> list[Any]:
+        """Write commands and wait for what Redis answers to them, errors included. Before `serve` only."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[None] = loop.create_future()
+        answers: list[Any] = []
 
         def read(replies: list[Any]) -> None:
-            if answer.done():
-                return
-            if replies == [b"PONG"]:
-                answer.set_result(None)
-            else:
-                # It loads its data, for example.
-                answer.set_exception(LayerAway(f"Redis is not ready: {replies[0]}"))
-                # Looked at: whoever asked may have been cancelled just now.
-                answer.exception()
+            answers.extend(replies)
+            if len(answers) >= len(commands) and not answered.done():
+                answered.set_result(None)
 
         def lost(problem: Exception) -> None:
-            if not answer.done():
-                answer.set_exception(problem)
+            if not answered.done():
+                answered.set_exception(problem)
+                # Looked at: whoever asked may have been cancelled just now.
+                answered.exception()
 
         self._on_replies, self._on_lost = read, lost
-        self.write(PING)
-        await answer
+        self.write(b"".join(commands))
+        await answered
+        if len(answers) > len(commands):
+            raise LayerAway("Redis answered what it was not asked.")
+        return answers
 
     def serve(
         self,
         on_replies: Callable[[list[Any]], None],
         on_lost: Callable[[Exception], None],
         on_quiet: Callable[[], None],
-        on_silence: Callable[[], None],
     ) -> None:
-        """Hand replies over from now on; `on_quiet` has to ask for something that Redis answers."""
-        self._on_replies, self._on_lost = on_replies, on_lost
-        self._on_quiet, self._on_silence = on_quiet, on_silence
+        """Hand replies over from now on; `on_quiet` has to see to it that Redis answers something."""
+        self._on_replies, self._on_lost, self._on_quiet = on_replies, on_lost, on_quiet
         self._beat_later()
 
     def write(self, data: bytes) -> None:
@@ -115,21 +110,21 @@ class Wire(asyncio.Protocol):
 
     def lose(self, problem: Exception) -> None:
         """Give the connection up."""
-        if self._is_lost:
+        if self.is_lost:
             return
-        self._is_lost = True
+        self.is_lost = True
         if self._beating is not None:
             self._beating.cancel()
         _abort(self._connection)
         on_lost = self._on_lost
         # Nothing that is read from now on is for anybody.
-        self._on_replies, self._on_lost = _ignore, _ignore
-        self._on_quiet, self._on_silence = _ask_nothing, _ask_nothing
+        self._on_replies, self._on_lost, self._on_quiet = _ignore, _ignore, _ask_nothing
         on_lost(problem)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; called by the transport, as is the next."""
         self._heard = True
+        self.received += len(data)
         reader = self._reader
         replies: list[Any] = []
         try:
@@ -153,11 +148,6 @@ class Wire(asyncio.Protocol):
         self._beating = asyncio.get_running_loop().call_later(self._beat_secs, self._beat)
 
     def _beat(self) -> None:
-        beating = self._beating
-        late = 0.0 if beating is None else asyncio.get_running_loop().time() - beating.when()
-        if late >= SILENT_BEATS * self._beat_secs:
-            # The loop was held up: Redis may have been silent meanwhile, and nobody here saw it.
-            self._on_silence()
         underway = self._on_its_way()
         if self._heard or underway < self._underway >= LARGE_BYTES:
             self._heard, self._silent_beats = False, 0
@@ -165,8 +155,6 @@ class Wire(asyncio.Protocol):
             self._silent_beats += 1
             if self._silent_beats == 1:
                 self._on_quiet()
-            elif self._silent_beats == SILENT_BEATS:
-                self._on_silence()
             elif self._silent_beats == BEATS:
                 self.lose(LayerAway(SILENT))
                 return
@@ -220,15 +208,24 @@ class Host:
             name: value for name, value in self._pool.connection_kwargs.items() if "maint" not in name
         } | ours
 
-    async def dial(self) -> Wire:
-        """Make a connection on which Redis answers. Raises LayerAway."""
+    async def dial(self, greet: Callable[[Wire], Awaitable[None]] | None = None) -> Wire:
+        """Make a connection on which Redis answers, also to `greet`. Raises LayerAway."""
         connection = self._pool.connection_class(**self._arguments)
         wire: Wire | None = None
         try:
             async with asyncio.timeout(self._dial_secs):
                 await connection.connect()
                 wire = Wire(connection, self.patience_secs)
-                await wire.is_answered()
+                # That a socket stands says little: the kernel made it.
+                answers = await wire.ask(PING)
+                if answers != [b"PONG"]:
+                    # It loads its data, for example.
+                    raise LayerAway(f"Redis is not ready: {answers[0]}")
+                if greet is not None:
+                    await greet(wire)
+                if wire.is_lost:
+                    # After the last answer, when nobody listened.
+                    raise LayerAway("The connection to Redis was lost.")
         except BaseException as problem:
             await _given_up(connection, wire)
             if isinstance(problem, LayerAway) or not isinstance(problem, Exception):

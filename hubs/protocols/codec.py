@@ -104,12 +104,15 @@ class Stamps(dict[int, bytes]):
 class Batch:
     """Data frames of one wire format that the same reliable clients get, one behind the other."""
 
-    __slots__ = ("_joined", "bytes", "sized", "stamps", "ttl_secs")
+    __slots__ = ("_joined", "bytes", "places", "sized", "stamps", "ttl_secs")
 
     def __init__(self) -> None:
         self.sized: list[Sized] = []
         self.stamps: list[Stamps] = []
-        self.ttl_secs: list[int | None] = []
+        # By the frame's place in the batch: how long it may wait, where that is bounded.
+        self.ttl_secs: dict[int, int] = {}
+        # Places in the log of the hub (see Outgoing); empty where there is none.
+        self.places: list[int] = []
         # The size of all together.
         self.bytes = 0
         self._joined: dict[int, bytes] = {}
@@ -121,9 +124,12 @@ class Batch:
         """Put one more behind the others."""
         sized = outgoing.sized(codec)
         if sized is not None:
+            if outgoing.ttl_secs:
+                self.ttl_secs[len(self.sized)] = outgoing.ttl_secs
+            if outgoing.place:
+                self.places.append(outgoing.place)
             self.sized.append(sized)
             self.stamps.append(outgoing.stamps(codec))
-            self.ttl_secs.append(outgoing.ttl_secs)
             self.bytes += sized[1]
 
     def frames(self, first: int) -> bytes:
@@ -140,17 +146,15 @@ class Outgoing:
     """One frame on its way to many clients: each wire format is encoded at most once.
 
     `ttl_secs`: how long it may wait for a client that is away; None, as long as the client may be.
-    `source`: the process that published it, and its number there.
+    `place`: its place in the log of the hub; 0 where there is none.
     """
 
-    __slots__ = ("_forms", "_frames", "_sized", "_stamps", "frame", "source", "ttl_secs")
+    __slots__ = ("_forms", "_frames", "_sized", "_stamps", "frame", "place", "ttl_secs")
 
-    def __init__(
-        self, frame: Downstream, *, ttl_secs: int | None = None, source: tuple[str, int] | None = None
-    ) -> None:
+    def __init__(self, frame: Downstream, *, ttl_secs: int | None = None, place: int = 0) -> None:
         self.frame = frame
         self.ttl_secs = ttl_secs
-        self.source = source
+        self.place = place
         self._forms: dict[str, Message | None] = {}
         self._frames: dict[str, bytes | None] = {}
         self._sized: dict[str, Sized | None] = {}

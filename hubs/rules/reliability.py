@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class AckMemory:
@@ -26,6 +26,22 @@ class AckMemory:
     def __iter__(self) -> Iterator[int]:
         """The ids, oldest first."""
         return iter(self._ids or ())
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The ids as ranges without a gap, first and last; oldest first, as far as ranges have an order."""
+        ranges: list[tuple[int, int]] = []
+        for ack_id in self:
+            if ranges and ranges[-1][1] + 1 == ack_id:
+                ranges[-1] = (ranges[-1][0], ack_id)
+            else:
+                ranges.append((ack_id, ack_id))
+        return ranges
+
+    def remember_all(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Note the ids that `ranges` has given."""
+        for first, last in ranges:
+            for ack_id in range(max(first, last - self._capacity + 1), last + 1):
+                self.remember(ack_id)
 
     def remember(self, ack_id: int) -> None:
         """Note that the operation with `ack_id` succeeded."""

@@ -112,6 +112,21 @@ class Session:
             "ended": self.ended,
         }
 
+    def update(self, packed: Mapping[str, Any]) -> None:
+        """Take what another process has packed: the handlers' state and cookies, and how many events there were."""
+        self.state = packed["state"]
+        self.cookies = Cookies(packed["cookies"])
+        self._next_number = max(self._next_number, packed["next_number"])
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next event."""
+        return self._next_number
+
+    def skip(self, number: int) -> None:
+        """Another process has given an event this number."""
+        self._next_number = max(self._next_number, number + 1)
+
     @classmethod
     def unpacked(cls, packed: Mapping[str, Any]) -> Session:
         """The session that `packed` was made of."""

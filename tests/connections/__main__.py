@@ -10,13 +10,14 @@ import logging
 import os
 import sys
 import traceback
+from collections import Counter
 
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pubsub_site.settings")
 django.setup()
 
-from tests.connections.storm import WEATHERS, rage  # noqa: E402 - models are there only now
+from tests.connections.storm import ACCOUNTS, WEATHERS, Storm  # noqa: E402 - models are there only now
 
 
 def main() -> int:
@@ -30,22 +31,33 @@ def main() -> int:
     logging.disable(logging.NOTSET if arguments.verbose else logging.CRITICAL)
     names = list(WEATHERS) if arguments.weather == "all" else [arguments.weather]
     failed = 0
+    rows: list[list[str]] = []
     for name in names:
-        claimed = deliveries = sockets = 0
+        accounts: Counter[str] = Counter()
+        recoveries: list[float] = []
         for seed in range(arguments.first, arguments.first + arguments.seeds):
+            storm = Storm(seed, WEATHERS[name])
             try:
-                storm = rage(seed, WEATHERS[name])
+                storm.rage()
             except Exception as problem:
                 failed += 1
+                accounts["broken"] += 1
                 shown = "".join(traceback.format_exception(problem)) if arguments.verbose else str(problem)
                 print(f"{name} {seed}: {type(problem).__name__}: {shown}", flush=True)
-                continue
-            claimed += sum(message.claimed for message in storm.messages.values())
-            deliveries += sum(len(person.texts) for person in storm.persons)
-            sockets += sum(len(person.sockets) - 1 for person in storm.persons)
-        print(f"{name}: {claimed:,} messages claimed, {deliveries:,} deliveries, {sockets:,} sockets lost", flush=True)
+            accounts += storm.accounts
+            recoveries += storm.recoveries
+        recoveries.sort()
+        times = [f"{recoveries[int(len(recoveries) * part)]:.2f}" if recoveries else "" for part in (0.5, 0.99)]
+        rows.append([name, *(f"{accounts[account]:,}" for account in ACCOUNTS), *times])
+    _show([["weather", *ACCOUNTS, "recovery p50 s", "p99 s"], *rows])
     print(f"{failed} of {len(names) * arguments.seeds} storms broke something")
     return 1 if failed else 0
+
+
+def _show(rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 
 
 if __name__ == "__main__":

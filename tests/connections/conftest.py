@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from channels.layers import InMemoryChannelLayer
 
 from hubs.upstream import handlers, hub
 from hubs.upstream.handlers import HubHandlers
-from tests.connections.world import World
+from tests.connections.world import Process, World
 from tests.running import PATIENCE
 
 
@@ -24,6 +25,27 @@ async def turns(count: int = 5) -> None:
     """Let the loop go round, for what must not happen in that time."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+class AloneWorld(World):
+    """A world of one process that reaches no other, as where no Redis is configured."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed, processes=1)
+
+    def new_layer(self, process: Process) -> Any:
+        return _MemoryLayer()
+
+    def assert_at_rest(self, process: Process) -> None:
+        assert not process.node.ownership.arrivals
+
+
+class _MemoryLayer(InMemoryChannelLayer):  # type: ignore[misc]
+    """Channels' own, with what a world asks of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loops: dict[Any, Any] = {}
 
 
 class Server:
@@ -71,11 +93,11 @@ def application() -> Iterator[HubHandlers]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of a world run once with each kind of sockets; what is drawn from a seed, with both kinds together."""
+    """Tests of a world run once with each kind of sockets; drawn from a seed, or not about sockets, with both."""
     if hasattr(metafunc.module, "World"):
         names = metafunc.fixturenames
-        # A test with Redis takes as long as it takes.
-        kinds = ["mixed"] if "redis_server" in names else ["asgi", "mixed"] if "seed" in names else ["asgi", "direct"]
+        alike = "seed" in names or "redis_server" in names or hasattr(metafunc.module, "ANY_KIND_OF_SOCKETS")
+        kinds = ["mixed"] if alike else ["asgi", "direct"]
         # Before there is a world.
         names.insert(0, "kind_of_sockets")
         metafunc.parametrize("kind_of_sockets", kinds, indirect=True)

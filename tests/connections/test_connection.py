@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from hubs import hub_settings, operations
+from hubs.cluster.entries import Publication
 from hubs.connections.connection import Connection
 from hubs.connections.outbox import AsgiOutbox
-from hubs.errors import Disconnect, Refusal, TooMany, Unavailable
-from hubs.messaging.switchboard import Switchboard, switchboard
+from hubs.errors import Disconnect, Unavailable
+from hubs.node.node import Node, node
 from hubs.protocols.codec import CODECS, Codec
 from hubs.protocols.frames import (
     JoinGroup,
@@ -48,9 +49,9 @@ def _no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def board() -> AsyncIterator[Switchboard]:
-    """The switchboard that connections of this test are on."""
-    own = switchboard()
+async def here() -> AsyncIterator[Node]:
+    """The node that connections of this test are on."""
+    own = node()
     yield own
     await own.stop()
 
@@ -60,7 +61,7 @@ class Client:
 
     def __init__(
         self,
-        board: Switchboard,
+        here: Node,
         *,
         hub: str = "chat",
         codec: Codec = JSON,
@@ -70,7 +71,7 @@ class Client:
         self.server = Server()
         self.overflowed = 0
         self.connection = Connection(
-            board.new_connection_id(),
+            here.new_connection_id(),
             hub,
             codec,
             AsgiOutbox(self.server.send, self._overflow),
@@ -120,8 +121,8 @@ def _message(text: str = "hi", group: str = "g", user_id: str | None = "u") -> d
 # Beginning and end
 
 
-async def test_connected_comes_first_and_not_before_the_socket_is_open(board: Switchboard) -> None:
-    client, other = Client(board), await Client(board).begin()
+async def test_connected_comes_first_and_not_before_the_socket_is_open(here: Node) -> None:
+    client, other = Client(here), await Client(here).begin()
     await soon(client.connection.begin(("g", "h")))
     assert client.heard() == []
     # The groups are joined already: what is published now waits behind the greeting.
@@ -133,32 +134,32 @@ async def test_connected_comes_first_and_not_before_the_socket_is_open(board: Sw
     ]
 
 
-async def test_simple_clients_are_not_greeted(board: Switchboard) -> None:
-    client = await Client(board, codec=PlainCodec()).begin("g")
+async def test_simple_clients_are_not_greeted(here: Node) -> None:
+    client = await Client(here, codec=PlainCodec()).begin("g")
     assert client.heard() == []
     await operations.send_to_group("chat", "g", HI)
     await operations.send_to_group("chat", "g", Payload("binary", b"\xff"))
     assert client.heard() == ["hi", b"\xff"]
 
 
-async def test_an_aborted_beginning_leaves_nothing(board: Switchboard) -> None:
-    client = Client(board)
+async def test_an_aborted_beginning_leaves_nothing(here: Node) -> None:
+    client = Client(here)
     await soon(client.connection.begin(("g",)))
     client.connection.abort()
     await operations.send_to_group("chat", "g", HI)
     assert client.server.events == []
-    assert len(board) == 0
+    assert len(here) == 0
 
 
-async def test_the_end_leaves_everything(board: Switchboard) -> None:
-    client = await Client(board).begin("g")
-    assert len(board) == 1
+async def test_the_end_leaves_everything(here: Node) -> None:
+    client = await Client(here).begin("g")
+    assert len(here) == 1
     client.connection.end("")
     client.connection.end("")
     client.heard()
     await operations.send_to_group("chat", "g", HI)
     assert client.heard() == []
-    assert len(board) == 0
+    assert len(here) == 0
     assert not await operations.connection_exists("chat", client.connection.id)
 
 
@@ -175,8 +176,8 @@ async def test_the_end_leaves_everything(board: Switchboard) -> None:
         (PlainCodec(), "r", "Bye. Reason: r", [(1000, "r")]),
     ],
 )
-async def test_closing(board: Switchboard, codec: Codec, reason: str, message: str | None, told: list[Any]) -> None:
-    client = await Client(board, codec=codec).begin("g")
+async def test_closing(here: Node, codec: Codec, reason: str, message: str | None, told: list[Any]) -> None:
+    client = await Client(here, codec=codec).begin("g")
     client.heard()
     client.connection.close(1000, reason, message=message)
     client.connection.close(1008, "again")
@@ -184,11 +185,11 @@ async def test_closing(board: Switchboard, codec: Codec, reason: str, message: s
     await operations.send_to_group("chat", "g", HI)
     assert client.heard() == told
     assert client.connection.closing
-    assert len(board) == 0
+    assert len(here) == 0
 
 
-async def test_frames_that_waited_while_it_was_closed_are_not_handled(board: Switchboard) -> None:
-    client, other = await Client(board).begin(), await Client(board).begin("g")
+async def test_frames_that_waited_while_it_was_closed_are_not_handled(here: Node) -> None:
+    client, other = await Client(here).begin(), await Client(here).begin("g")
     client.connection.close(1000)
     other.heard()
     assert await client.say(JoinGroup("g", 1), SendToGroup("g", HI, 2)) == []
@@ -196,7 +197,7 @@ async def test_frames_that_waited_while_it_was_closed_are_not_handled(board: Swi
     assert other.heard() == []
 
 
-async def test_the_event_handler_is_told_of_beginning_and_end(board: Switchboard, application: HubHandlers) -> None:
+async def test_the_event_handler_is_told_of_beginning_and_end(here: Node, application: HubHandlers) -> None:
     told: asyncio.Queue[Any] = asyncio.Queue()
 
     @application.on_connected
@@ -212,7 +213,7 @@ async def test_the_event_handler_is_told_of_beginning_and_end(board: Switchboard
         (lambda connection: connection.close(1000, "r", message="Bye. Reason: r"), "Bye. Reason: r"),
         (lambda connection: connection.close(1007, "broken"), "broken"),
     ):
-        client = await Client(board, hub=application.hub).begin()
+        client = await Client(here, hub=application.hub).begin()
         context = client.connection.session.context
         assert context == EventContext(application.hub, client.connection.id, "u", "json.webpubsub.azure.v1", None)
         assert await soon(told.get()) == context
@@ -221,11 +222,11 @@ async def test_the_event_handler_is_told_of_beginning_and_end(board: Switchboard
         assert await soon(told.get()) == (context, reason)
 
 
-async def test_an_aborted_connection_is_no_news(board: Switchboard, application: HubHandlers) -> None:
+async def test_an_aborted_connection_is_no_news(here: Node, application: HubHandlers) -> None:
     told: list[Any] = []
     application.on_connected(told.append)
     application.on_disconnected(lambda *arguments: told.append(arguments))
-    client = Client(board, hub=application.hub)
+    client = Client(here, hub=application.hub)
     await soon(client.connection.begin(()))
     client.connection.abort()
     await asyncio.sleep(0)
@@ -235,8 +236,8 @@ async def test_an_aborted_connection_is_no_news(board: Switchboard, application:
 # Groups
 
 
-async def test_joining_and_leaving(board: Switchboard) -> None:
-    client = await Client(board).begin()
+async def test_joining_and_leaving(here: Node) -> None:
+    client = await Client(here).begin()
     assert await client.say(JoinGroup("g", 0), JoinGroup("g", 1), SendToGroup("g", HI)) == [
         _ack(0),
         _ack(1),
@@ -250,8 +251,8 @@ async def test_joining_and_leaving(board: Switchboard) -> None:
     assert await client.say(JoinGroup("g"), LeaveGroup("g")) == []
 
 
-async def test_an_echo_comes_before_its_ack_and_can_be_switched_off(board: Switchboard) -> None:
-    client, other = await Client(board).begin("g"), await Client(board, user_id=None).begin("g")
+async def test_an_echo_comes_before_its_ack_and_can_be_switched_off(here: Node) -> None:
+    client, other = await Client(here).begin("g"), await Client(here, user_id=None).begin("g")
     other.heard()
     assert await client.say(SendToGroup("g", HI, 1)) == [_message(), _ack(1)]
     assert await client.say(SendToGroup("g", HI, 2, no_echo=True)) == [_ack(2)]
@@ -260,20 +261,20 @@ async def test_an_echo_comes_before_its_ack_and_can_be_switched_off(board: Switc
     assert client.heard() == [_message(user_id=None)]
 
 
-async def test_sending_does_not_join_and_needs_no_members(board: Switchboard) -> None:
-    client = await Client(board).begin()
+async def test_sending_does_not_join_and_needs_no_members(here: Node) -> None:
+    client = await Client(here).begin()
     assert await client.say(SendToGroup("g", HI, 1), SendToGroup("g", HI, 2)) == [_ack(1), _ack(2)]
 
 
-async def test_metadata_goes_with_the_message(board: Switchboard) -> None:
-    client = await Client(board).begin("g")
+async def test_metadata_goes_with_the_message(here: Node) -> None:
+    client = await Client(here).begin("g")
     assert await client.say(SendToGroup("g", HI, metadata={"A": "1"}, ttl_secs=300)) == [
         _message() | {"metadata": {"A": "1"}}
     ]
 
 
-async def test_hubs_are_apart(board: Switchboard) -> None:
-    client, other = await Client(board).begin("g"), await Client(board, hub="other").begin("g")
+async def test_hubs_are_apart(here: Node) -> None:
+    client, other = await Client(here).begin("g"), await Client(here, hub="other").begin("g")
     other.heard()
     await client.say(SendToGroup("g", HI))
     assert other.heard() == []
@@ -287,9 +288,9 @@ async def test_hubs_are_apart(board: Switchboard) -> None:
         (SendToGroup("g", HI, 1), "The client does not have permission to send to group 'g'."),
     ],
 )
-async def test_without_the_role_it_is_forbidden(board: Switchboard, frame: Upstream, message: str) -> None:
-    other = await Client(board).begin("g")
-    client = await Client(board, roles=["webpubsub.joinLeaveGroup.h", "webpubsub.sendToGroup.h"]).begin()
+async def test_without_the_role_it_is_forbidden(here: Node, frame: Upstream, message: str) -> None:
+    other = await Client(here).begin("g")
+    client = await Client(here, roles=["webpubsub.joinLeaveGroup.h", "webpubsub.sendToGroup.h"]).begin()
     other.heard()
     assert await client.say(frame) == [_ack(1, "Forbidden", message)]
     # Refused again, and not as a duplicate.
@@ -303,17 +304,17 @@ def _fields(frame: Upstream) -> dict[str, Any]:
     return {name: getattr(frame, name) for name in frame.__slots__}  # type: ignore[attr-defined]
 
 
-async def test_permissions_that_change_are_in_force_at_once(board: Switchboard) -> None:
-    client = await Client(board, roles=[]).begin()
+async def test_permissions_that_change_are_in_force_at_once(here: Node) -> None:
+    client = await Client(here, roles=[]).begin()
     await operations.grant("chat", client.connection.id, "joinLeaveGroup", "g")
     assert await client.say(JoinGroup("g", 1)) == [_ack(1)]
     await operations.revoke("chat", client.connection.id, "joinLeaveGroup", "g")
     assert (await client.say(LeaveGroup("g", 2)))[0]["error"]["name"] == "Forbidden"
 
 
-async def test_groups_of_a_connection_are_bounded(board: Switchboard, webpubsub: WebPubSub) -> None:
+async def test_groups_of_a_connection_are_bounded(here: Node, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_GROUPS_PER_CONNECTION=2)
-    client = await Client(board).begin("a")
+    client = await Client(here).begin("a")
     assert await client.say(JoinGroup("b", 1)) == [_ack(1)]
     [refused] = await client.say(JoinGroup("c", 2))
     assert refused["error"] == {"name": "InternalServerError", "message": "A connection can be in at most 2 groups."}
@@ -323,8 +324,8 @@ async def test_groups_of_a_connection_are_bounded(board: Switchboard, webpubsub:
 # ackIds
 
 
-async def test_what_succeeded_is_not_done_twice(board: Switchboard) -> None:
-    client = await Client(board).begin("g")
+async def test_what_succeeded_is_not_done_twice(here: Node) -> None:
+    client = await Client(here).begin("g")
     assert await client.say(SendToGroup("g", HI, 1)) == [_message(), _ack(1)]
     duplicate = _ack(1, "Duplicate", "Message with ack-id: 1 has been processed")
     for frame in (SendToGroup("g", HI, 1), JoinGroup("h", 1), LeaveGroup("g", 1), UserEvent("e", HI, 1)):
@@ -332,41 +333,41 @@ async def test_what_succeeded_is_not_done_twice(board: Switchboard) -> None:
     assert client.connection.groups == {"g"}
 
 
-async def test_a_duplicate_is_told_before_permissions_are_looked_at(board: Switchboard) -> None:
-    client = await Client(board, roles=["webpubsub.joinLeaveGroup.g"]).begin()
+async def test_a_duplicate_is_told_before_permissions_are_looked_at(here: Node) -> None:
+    client = await Client(here, roles=["webpubsub.joinLeaveGroup.g"]).begin()
     await client.say(JoinGroup("g", 0))
     [answer] = await client.say(JoinGroup("forbidden", 0))
     assert answer["error"]["name"] == "Duplicate"
 
 
-async def test_what_failed_is_tried_again(board: Switchboard) -> None:
-    client = await Client(board, roles=[]).begin()
+async def test_what_failed_is_tried_again(here: Node) -> None:
+    client = await Client(here, roles=[]).begin()
     assert (await client.say(JoinGroup("g", 1)))[0]["error"]["name"] == "Forbidden"
     await operations.grant("chat", client.connection.id, "joinLeaveGroup", "g")
     assert await client.say(JoinGroup("g", 1)) == [_ack(1)]
 
 
-async def test_the_memory_of_ack_ids_is_bounded(board: Switchboard, webpubsub: WebPubSub) -> None:
+async def test_the_memory_of_ack_ids_is_bounded(here: Node, webpubsub: WebPubSub) -> None:
     webpubsub(DUPLICATE_MEMORY=2)
-    client = await Client(board).begin()
+    client = await Client(here).begin()
     await client.say(JoinGroup("g", 1), JoinGroup("g", 2), JoinGroup("g", 3))
     assert await client.say(JoinGroup("g", 1)) == [_ack(1)]
     assert (await client.say(JoinGroup("g", 3)))[0]["error"]["name"] == "Duplicate"
 
 
-async def test_each_connection_has_a_memory_of_its_own(board: Switchboard) -> None:
+async def test_each_connection_has_a_memory_of_its_own(here: Node) -> None:
     for _ in range(2):
-        client = await Client(board).begin()
+        client = await Client(here).begin()
         assert await client.say(JoinGroup("g", 1)) == [_ack(1)]
 
 
-async def test_ping_is_answered_in_order(board: Switchboard) -> None:
-    client = await Client(board).begin("g")
+async def test_ping_is_answered_in_order(here: Node) -> None:
+    client = await Client(here).begin("g")
     assert await client.say(Ping(), SendToGroup("g", HI), Ping()) == [{"type": "pong"}, _message(), {"type": "pong"}]
 
 
-async def test_a_sequence_ack_is_ignored(board: Switchboard) -> None:
-    client = await Client(board).begin()
+async def test_a_sequence_ack_is_ignored(here: Node) -> None:
+    client = await Client(here).begin()
     assert await client.say(SequenceAck(5), Ping()) == [{"type": "pong"}]
 
 
@@ -390,19 +391,19 @@ async def test_a_sequence_ack_is_ignored(board: Switchboard) -> None:
     ],
 )
 async def test_the_handlers_reply_comes_before_the_ack(
-    board: Switchboard, application: HubHandlers, value: Any, told: dict[str, Any] | None
+    here: Node, application: HubHandlers, value: Any, told: dict[str, Any] | None
 ) -> None:
     application.on_event("*")(lambda request: value)
-    client = await Client(board, hub=application.hub).begin()
+    client = await Client(here, hub=application.hub).begin()
     messages = [{"type": "message", "from": "server"} | told] if told else []
     assert await client.say(UserEvent("e", HI, 1)) == [*messages, _ack(1)]
     assert await client.say(UserEvent("e", HI)) == messages
 
 
-async def test_what_the_handler_is_told(board: Switchboard, application: HubHandlers) -> None:
+async def test_what_the_handler_is_told(here: Node, application: HubHandlers) -> None:
     told: list[UserEventRequest] = []
     application.on_event("*")(told.append)
-    client = await Client(board, hub=application.hub).begin()
+    client = await Client(here, hub=application.hub).begin()
     await client.say(UserEvent("Chat.Say", Payload("json", b'{"a":1}'), 1, {"k": "v"}), UserEvent("e", HI))
     context = EventContext(application.hub, client.connection.id, "u", "json.webpubsub.azure.v1", None)
     assert told == [
@@ -411,7 +412,7 @@ async def test_what_the_handler_is_told(board: Switchboard, application: HubHand
     ]
 
 
-async def test_the_handler_keeps_state_on_the_connection(board: Switchboard, application: HubHandlers) -> None:
+async def test_the_handler_keeps_state_on_the_connection(here: Node, application: HubHandlers) -> None:
     states: list[str | None] = []
 
     @application.on_event("count")
@@ -419,27 +420,25 @@ async def test_the_handler_keeps_state_on_the_connection(board: Switchboard, app
         states.append(request.context.state)
         return Reply(state=f"{len(states)}") if len(states) != 2 else Reply()
 
-    client = await Client(board, hub=application.hub).begin()
+    client = await Client(here, hub=application.hub).begin()
     await client.say(*[UserEvent("count", HI)] * 4)
     assert states == [None, "1", "1", "3"]
     assert client.connection.session.context.state == "4"
 
 
-async def test_no_handler(board: Switchboard) -> None:
-    client = await Client(board, hub="without_handlers").begin()
+async def test_no_handler(here: Node) -> None:
+    client = await Client(here, hub="without_handlers").begin()
     failed = _ack(1, "InternalServerError", "Internal server error")
     assert await client.say(UserEvent("e", HI, 1), UserEvent("e", HI)) == [failed]
     assert not client.connection.closing
 
 
-async def test_a_failing_handler(
-    board: Switchboard, application: HubHandlers, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failing_handler(here: Node, application: HubHandlers, caplog: pytest.LogCaptureFixture) -> None:
     @application.on_event("*")
     def fail(request: UserEventRequest) -> None:
         raise ValueError("inner details")
 
-    client = await Client(board, hub=application.hub).begin()
+    client = await Client(here, hub=application.hub).begin()
     failed = _ack(1, "InternalServerError", "Internal server error")
     assert await client.say(UserEvent("e", HI, 1), UserEvent("e", HI, 1), UserEvent("e", HI)) == [failed, failed]
     assert "inner details" in caplog.text
@@ -448,22 +447,22 @@ async def test_a_failing_handler(
 # Simple clients
 
 
-async def test_a_simple_client_gets_the_reply_bare(board: Switchboard, application: HubHandlers) -> None:
+async def test_a_simple_client_gets_the_reply_bare(here: Node, application: HubHandlers) -> None:
     replies = iter(["text", b"bytes", {"a": 1}, None, Reply(metadata={"k": "v"})])
     application.on_event("message")(lambda request: next(replies))
-    client = await Client(board, hub=application.hub, codec=PlainCodec()).begin()
+    client = await Client(here, hub=application.hub, codec=PlainCodec()).begin()
     assert await client.say(*[UserEvent("message", HI)] * 5) == ["text", b"bytes", '{"a":1}', ""]
 
 
-async def test_a_simple_client_without_handler_is_closed(board: Switchboard) -> None:
-    client = await Client(board, hub="without_handlers", codec=PlainCodec()).begin()
+async def test_a_simple_client_without_handler_is_closed(here: Node) -> None:
+    client = await Client(here, hub="without_handlers", codec=PlainCodec()).begin()
     with pytest.raises(Disconnect) as ended:
         await client.say(UserEvent("message", HI))
     assert (ended.value.code, ended.value.message) == (1011, "Internal server error")
 
 
-async def test_a_simple_client_that_may_not_publish_is_closed(board: Switchboard) -> None:
-    client = await Client(board, codec=PlainCodec("g"), roles=[]).begin()
+async def test_a_simple_client_that_may_not_publish_is_closed(here: Node) -> None:
+    client = await Client(here, codec=PlainCodec("g"), roles=[]).begin()
     with pytest.raises(Disconnect) as ended:
         await client.say(SendToGroup("g", HI))
     assert (ended.value.code, ended.value.message) == (
@@ -476,9 +475,9 @@ async def test_a_simple_client_that_may_not_publish_is_closed(board: Switchboard
 
 
 @pytest.mark.parametrize("unit", ["x", "é", "中", "👋", b"x"])
-async def test_messages_beyond_the_limit(board: Switchboard, webpubsub: WebPubSub, unit: str | bytes) -> None:
+async def test_messages_beyond_the_limit(here: Node, webpubsub: WebPubSub, unit: str | bytes) -> None:
     webpubsub(MAX_MESSAGE_BYTES=12_000)
-    connection = Client(board, codec=PlainCodec()).connection
+    connection = Client(here, codec=PlainCodec()).connection
     size = len(unit.encode() if isinstance(unit, str) else unit)
     largest = unit * (12_000 // size)
     assert isinstance(connection.decode(largest), UserEvent)
@@ -487,9 +486,9 @@ async def test_messages_beyond_the_limit(board: Switchboard, webpubsub: WebPubSu
     assert (refused.value.code, refused.value.message) == (1009, "The client message is too large.")
 
 
-async def test_size_is_looked_at_before_anything_else(board: Switchboard, webpubsub: WebPubSub) -> None:
+async def test_size_is_looked_at_before_anything_else(here: Node, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_MESSAGE_BYTES=1024)
-    connection = Client(board).connection
+    connection = Client(here).connection
     for message in (b"x" * 1025, "{" * 1025):
         with pytest.raises(Disconnect) as refused:
             connection.decode(message)
@@ -500,46 +499,29 @@ async def test_size_is_looked_at_before_anything_else(board: Switchboard, webpub
 # Trouble below
 
 
-async def test_when_other_servers_cannot_be_reached(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_other_servers_cannot_be_reached(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> asyncio.Future[None]:
         posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         posted.set_exception(Unavailable("The other servers of this service cannot be reached."))
         return posted
 
-    client = await Client(board).begin()
-    monkeypatch.setattr(board, "post", fail)
+    client = await Client(here).begin()
+    monkeypatch.setattr(here, "post", fail)
     [answer] = await client.say(SendToGroup("g", HI, 1))
     assert answer == _ack(1, "InternalServerError", "The other servers of this service cannot be reached.")
     monkeypatch.undo()
     assert await client.say(SendToGroup("g", HI, 1)) == [_ack(1)]
 
 
-@pytest.mark.parametrize("problem", [ConnectionError("inner details"), Refusal("no"), TooMany("no")])
-async def test_a_join_that_fails_below_is_no_membership(
-    board: Switchboard, monkeypatch: pytest.MonkeyPatch, problem: Exception
-) -> None:
-    async def fail(*arguments: Any) -> None:
-        raise problem
-
-    client = await Client(board).begin()
-    monkeypatch.setattr(board, "join", fail)
-    [answer] = await client.say(JoinGroup("g", 1))
-    assert answer["error"]["name"] == "InternalServerError"
-    assert "inner details" not in answer["error"]["message"]
-    assert client.connection.groups == set()
-    monkeypatch.undo()
-    assert await client.say(JoinGroup("g", 1), SendToGroup("g", HI)) == [_ack(1), _message()]
-
-
 @pytest.mark.parametrize("codec", [JSON, PlainCodec("g")])
 async def test_an_unexpected_fault_is_logged_and_answered(
-    board: Switchboard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, codec: Codec
+    here: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, codec: Codec
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise ZeroDivisionError("inner details")
 
-    client = await Client(board, codec=codec).begin()
-    monkeypatch.setattr(board, "post", fail)
+    client = await Client(here, codec=codec).begin()
+    monkeypatch.setattr(here, "post", fail)
     if codec.named:
         assert await client.say(SendToGroup("g", HI, 1)) == [_ack(1, "InternalServerError", "Internal server error")]
     else:
@@ -549,11 +531,9 @@ async def test_an_unexpected_fault_is_logged_and_answered(
     assert "inner details" in caplog.text
 
 
-async def test_a_client_that_reads_too_slowly_does_not_disturb_the_others(
-    board: Switchboard, webpubsub: WebPubSub
-) -> None:
+async def test_a_client_that_reads_too_slowly_does_not_disturb_the_others(here: Node, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_OUTBOX_MESSAGES=10)
-    slow, fast = await Client(board).begin("g"), await Client(board).begin("g")
+    slow, fast = await Client(here).begin("g"), await Client(here).begin("g")
     fast.heard()
     slow.server.gate.clear()
     for number in range(20):
@@ -567,44 +547,49 @@ async def test_a_client_that_reads_too_slowly_does_not_disturb_the_others(
 
 
 async def test_payloads_and_groups_are_not_logged(
-    board: Switchboard, application: HubHandlers, caplog: pytest.LogCaptureFixture
+    here: Node, application: HubHandlers, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "hubs")
     secret = Payload("text", b"secret")
-    client = await Client(board, hub=application.hub, roles=[], user_id="secret").begin()
+    client = await Client(here, hub=application.hub, roles=[], user_id="secret").begin()
     await client.say(
         JoinGroup("secret"), SendToGroup("secret", secret, 1), UserEvent("e", secret, 2), UserEvent("e", secret)
     )
     assert "secret" not in caplog.text
 
 
-async def test_what_was_half_done_is_repeated_under_its_name(
-    board: Switchboard, monkeypatch: pytest.MonkeyPatch
+async def test_what_may_be_in_the_log_already_is_published_again_only_if_it_is_not(
+    here: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await Client(board).begin()
-    client.heard()
-    asked: list[Any] = []
+    posted: list[bytes] = []
     fails = True
+    outcomes = [asyncio.get_running_loop().create_future() for _ in range(2)]
 
-    def post_to_group(*_: Any, again: Any = None, **__: Any) -> asyncio.Future[None]:
-        asked.append(again)
-        posted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def post(publication: Publication) -> asyncio.Future[None]:
+        posted.append(publication.data)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if fails:
             unavailable = Unavailable("They are away.")
-            unavailable.published = ("abcdef01", 7)
-            posted.set_exception(unavailable)
-            # As the switchboard's: one that nobody looks at fails in silence.
-            posted.exception()
+            unavailable.outcome = outcomes[len(posted) - 1]
+            future.set_exception(unavailable)
+            # As the node's: one that nobody looks at fails in silence.
+            future.exception()
         else:
-            posted.set_result(None)
-        return posted
+            future.set_result(None)
+        return future
 
-    monkeypatch.setattr(operations, "post_to_group", post_to_group)
-    refusal = _ack(1, "InternalServerError", "They are away.")
-    # Without an ackId nobody can say that it is the same again.
-    assert await client.say(SendToGroup("g", HI)) == []
-    assert await client.say(SendToGroup("g", HI, 1), SendToGroup("g", HI, 1)) == [refusal, refusal]
+    client = await Client(here).begin()
+    client.heard()
+    monkeypatch.setattr(here, "post", post)
+    is_in_log, is_not = SendToGroup("g", Payload("text", b"is in the log"), 1), SendToGroup("g", HI, 2)
+    refusals = [_ack(ack_id, "InternalServerError", "They are away.") for ack_id in (1, 2)]
+    assert await client.say(is_in_log, is_not) == refusals
     fails = False
-    assert await client.say(SendToGroup("g", HI, 1), SendToGroup("g", HI, 2)) == [_ack(1), _ack(2)]
-    assert asked == [None, None, ("abcdef01", 7), ("abcdef01", 7), None]
-    assert client.connection.half_done == {}
+    outcomes[0].set_result(True)
+    outcomes[1].set_result(False)
+    duplicate = _ack(1, "Duplicate", "Message with ack-id: 1 has been processed")
+    assert await client.say(is_in_log, is_not) == [duplicate, _ack(2)]
+    assert posted == [b"is in the log", b"hi", b"hi"]
+    # That was that; it is as any other now.
+    assert client.connection.in_doubt == {}
+    assert await client.say(is_in_log, SendToGroup("g", HI, 3)) == [duplicate, _ack(3)]

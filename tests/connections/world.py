@@ -1,22 +1,15 @@
-"""Several processes of the service in one thread: a loop for each, a clock for all, and a layer between them.
+"""Several processes of the service in one thread: a loop for each, a clock for all, and a Redis between them.
 
-Each process is an event loop of its own with its own switchboard, and what runs in it is the product,
-from the consumer down; nothing of it is replaced. A test steps the loops one iteration at a time, in
-an order drawn from a seed, so that processes overtake each other in every way and a failure can be
-repeated. Time is the world's: it moves on to the next timer when no loop has anything to do, so a
-test of half a minute takes as long as its work does.
+Each process is an event loop of its own with its own node, and what runs in it is the product, from the consumer down
+to the socket to Redis; nothing of it is replaced. A test steps the loops one iteration at a time, in an order drawn
+from a seed, so that processes overtake each other in every way and a failure can be repeated. Time is the world's: it
+moves on to the next timer when no loop has anything to do, so a test of half a minute takes as long as its work does.
 
-The layer behaves as Redis does, which the hand-over relies on. What one process sends arrives in the
-order of sending; a message reaches the inboxes of all subscribers at once and in one order for all;
-each process reads its inbox with a delay of its own. A subscription is in force some time after
-`group_add` has returned, in order with the process's others.
-
-A `StormyWorld` has the service's own layer in that place, and behind it a Redis that is slow, stalls and
-fails as one does (simulated_redis.py). There also processes stall: their loops are not stepped for a while, and what
-comes meanwhile waits.
+Behind the service's own channel layer is a Redis that is slow, stalls and fails as one does (simulated_redis.py).
+Processes stall, too: their loops are not stepped for a while, and what comes meanwhile waits.
 
 Sockets are of one of two kinds, as servers offer them: ASGI's, or the direct ones of hubs/servers, with
-a transport that soon has enough. Where they are direct, the layer can post, as ours can.
+a transport that soon has enough.
 """
 
 from __future__ import annotations
@@ -27,22 +20,20 @@ import random
 import secrets
 import string
 import time
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlencode
 
-from channels_redis.pubsub import RedisPubSubChannelLayer
-
 from hubs import conf, hub_settings
+from hubs.cluster.entries import CONTROL_LOG, hub_log, process_log
+from hubs.cluster.log import LINGER_SECS
 from hubs.connections.connection import Connection
 from hubs.connections.handshake import Admission
 from hubs.consumers import HubConsumer, _Conversation
-from hubs.messaging import switchboard as switchboards
-from hubs.messaging.envelope import EVERYBODY, group_address, hub_address, process_address
-from hubs.messaging.lines import LINGER_SECS
-from hubs.messaging.switchboard import Switchboard
+from hubs.layers.redis import RedisLayer
+from hubs.node import node as nodes
+from hubs.node.node import Node
 from hubs.protocols.codec import CODECS
 from hubs.protocols.extension import EXTENSION
 from hubs.rules.roles import Permissions
@@ -58,6 +49,9 @@ ANY_GROUP = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
 
 # World seconds after which what has to happen has not happened.
 LIMIT = 120.0
+
+# When a world begins, as its clocks on the wall show it.
+WALL_TIME = 1.8e9
 
 LOST, NORMAL = 1006, 1000
 
@@ -100,15 +94,16 @@ class Moving(Protocol):
 
 
 class Process:
-    """One process: its loop and its switchboard."""
+    """One process: its loop and its node."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
         self.loop = world.new_loop()
         self.loop.set_exception_handler(lambda _, context: world.problems.append(context))
-        self.board = Switchboard(world.new_layer(self), alone=False)
-        switchboards._switchboards[self.loop] = self.board
+        self.layer = world.new_layer(self)
+        self.node = Node(self.layer)
+        nodes._nodes[self.loop] = self.node
         self.dead = False
         # Until then it does nothing, and notices nothing of it.
         self.stalled_until = 0.0
@@ -118,7 +113,7 @@ class Process:
     def sockets(self) -> Sockets:
         """What its direct sockets share. Of pings nothing is to be seen here."""
         if self._sockets is None:
-            self._sockets = Sockets(set(), 1 << 22, 1e9)
+            self._sockets = Sockets(set(), 1 << 22, 3600)
         return self._sockets
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -148,7 +143,7 @@ class Process:
 
     def connection(self, client: Client) -> Connection | None:
         """The connection of a client, if it is here."""
-        member = self.board.member(client.id)
+        member = self.node.member(client.id)
         assert member is None or isinstance(member, Connection)
         return member
 
@@ -168,132 +163,46 @@ class _Replaced:
         self._table.update(self._original)
 
 
-class Broker:
-    """What stands between the processes: who hears which address."""
-
-    def __init__(self) -> None:
-        self.hears: dict[str, dict[str, Layer]] = defaultdict(dict)
-
-    def forget(self, process: Process) -> None:
-        """A process is gone, with its subscriptions."""
-        for subscribers in self.hears.values():
-            for channel in [channel for channel, layer in subscribers.items() if layer.process is process]:
-                del subscribers[channel]
-
-
-class Layer:
-    """A channel layer as one process has it."""
-
-    def __init__(self, world: World, process: Process) -> None:
-        self.world = world
-        self.process = process
-        # Longest delay in seconds: of a message to the others, of what the others say, and of a subscription.
-        self.slow_out = self.slow_in = self.slow_to_subscribe = 0.02
-        # And until it is known here that a message has left; others have left meanwhile.
-        self.slow_to_confirm = 0.0
-        # Awaited with the address before a message leaves, and before it is known to have left; either may raise.
-        self.before: Callable[[str], Coroutine[Any, Any, None]] | None = None
-        self.after: Callable[[str], Coroutine[Any, Any, None]] | None = None
-        # Whether one message at a time leaves, as with Redis; other layers have several on their way.
-        self.one_by_one = True
-        self._sending = asyncio.Lock()
-        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._read_until = self._subscribed_at = 0.0
-        # While set, what others say stays in the inbox.
-        self.hold = False
-        self._held: list[dict[str, Any]] = []
-
-    async def new_channel(self) -> str:
-        return secrets.token_hex(8)
-
-    async def receive(self, channel: str) -> dict[str, Any]:
-        return await self._inbox.get()
-
-    async def flush(self) -> None:
-        self.world.broker.forget(self.process)
-
-    async def group_add(self, group: str, channel: str) -> None:
-        await self._pause(self.slow_to_subscribe)
-        self._subscribe(lambda: self.world.broker.hears[group].__setitem__(channel, self))
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        await self._pause(self.slow_to_subscribe)
-        self._subscribe(lambda: self.world.broker.hears[group].pop(channel, None) and None)
-
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        async with self._sending if self.one_by_one else nullcontext():
-            await self._pause(self.slow_out)
-            if self.before is not None:
-                await self.before(group)
-            for layer in self.world.broker.hears[group].values():
-                layer.take(dict(message))
-            if self.after is not None:
-                await self.after(group)
-            await self._pause(self.slow_out)
-        await self._pause(self.slow_to_confirm)
-
-    def take(self, message: dict[str, Any]) -> None:
-        """Something for this process: read a little later, but never before what came earlier."""
-        self._read_until = self._later(self._read_until, self.slow_in)
-        self.process.loop.call_at(self._read_until, self._read, message)
-
-    def _read(self, message: dict[str, Any]) -> None:
-        self._held.append(message)
-        if not self.hold:
-            for held in self._held:
-                self._inbox.put_nowait(held)
-            self._held.clear()
-
-    def _subscribe(self, change: Callable[[], None]) -> None:
-        self._subscribed_at = self._later(self._subscribed_at, self.slow_to_subscribe)
-        self.process.loop.call_at(self._subscribed_at, change)
-
-    def _later(self, earliest: float, slow: float) -> float:
-        # A little more than the one before: timers of one moment have no order.
-        return max(earliest, self.world.now + self.world.random.uniform(0, slow)) + 1e-6
-
-    async def _pause(self, longest: float) -> None:
-        await asyncio.sleep(self.world.random.uniform(0, longest))
-
-
-class PostingLayer(Layer):
-    """One that can be told to send without being waited for."""
-
-    one_order = True
-
-    def post(self, group: str, message: dict[str, Any]) -> asyncio.Future[Any]:
-        # Behind all that was told before it, whichever way.
-        return asyncio.ensure_future(super().group_send(group, message))
-
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        await self.post(group, message)
-
-
 class World:
-    """Processes and their time."""
+    """Processes, what is between them, and their time."""
 
     # Of which kind sockets are: "asgi", "direct" or "mixed".
     KIND: ClassVar[str] = "asgi"
 
     def __init__(self, seed: int = 0, *, processes: int = 2) -> None:
         self.random = random.Random(seed)
+        # The layer draws its pauses from everybody's.
+        random.seed(seed)
         self._kinds = random.Random(seed)
         self._now = 1000.0
-        self.broker = Broker()
+        self._clocks = self.set_clocks()
         # What went wrong in loops where nobody was there to be told.
         self.problems: list[dict[str, Any]] = []
         # What a test has put in the place of answers of the product; taken back at the end.
-        self.answers = _Replaced(switchboards.ANSWERS)
+        self.answers = _Replaced(nodes.ANSWERS)
         self.clients: list[Client] = []
         # No rows: what happens here is between connections and processes.
         hub_settings._Held.snapshot, hub_settings._Held.checked_at = hub_settings.Snapshot(0), float("inf")
+        self.redis = SimulatedRedis(self)
         self.processes: list[Process] = []
         for _ in range(processes):
             self.join()
         for process in self.processes:
-            process.run(process.board.start())
-        for process in self.processes:
-            process.run(process.board._hearing.others())
+            process.run(process.node.start())
+        self.until(lambda: all(len(process.node.others()) == processes - 1 for process in self.processes))
+
+    def set_clocks(self) -> ExitStack:
+        """Have all clocks show the time of the world."""
+        clocks = ExitStack()
+        for name in ("time", "monotonic"):
+            clocks.callback(setattr, time, name, getattr(time, name))
+        time.time, time.monotonic = lambda: self.wall_time, lambda: self.now
+        return clocks
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds since 1970."""
+        return WALL_TIME + self.now
 
     def new_loop(self) -> _Loop:
         """A loop for one more process."""
@@ -301,11 +210,11 @@ class World:
 
     def new_layer(self, process: Process) -> Any:
         """The layer as one more process has it."""
-        return (Layer if self.KIND == "asgi" else PostingLayer)(self, process)
+        return self.redis.layer(process)
 
     def forget(self, process: Process) -> None:
-        """A process is gone, with its subscriptions."""
-        self.broker.forget(process)
+        """A process is gone, with its sockets."""
+        self.redis.forget(process)
 
     def new_socket(self, process: Process) -> Socket:
         """A socket to one of the processes."""
@@ -332,12 +241,13 @@ class World:
                         socket.leave()
                 self.settle(conf.settings.RECOVERY_SECS)
                 for process in alive:
-                    assert process.board.members() == []
-                    process.run(process.board.stop())
-                    process.run(process.board._trunk.layer.flush())
+                    assert process.node.members() == []
+                    process.run(process.node.stop())
+                    process.run(process.layer.flush())
                     left = [task for task in asyncio.all_tasks(process.loop) if not task.done()]
-                    assert left == [], f"{process.name} still runs {left}"
+                    assert left == [], f"{process.name} still runs {[_where(task) for task in left]}"
         finally:
+            self._clocks.close()
             hub_settings.drop()
             self.answers.undo()
             for process in self.processes:
@@ -346,17 +256,25 @@ class World:
                     for task in asyncio.all_tasks(process.loop):
                         task.cancel()
                     process.loop.step()
-                self.close_loop(process)
+                # Nothing of it can come to an end any more.
+                process.layer._loops.clear()
+                process.loop.close()
+            self.redis.loop.close()
         if kind is None:
             assert self.problems == []
 
-    def close_loop(self, process: Process) -> None:
-        """At the end, after what ran there was cancelled."""
-        process.loop.close()
-
     def assert_at_rest(self, process: Process) -> None:
-        """A process has nothing on its way."""
-        assert_at_rest(process)
+        """A process whose work is done has nothing on its way, and reads no more than its members need."""
+        node = process.node
+        self.until(lambda: not node.questions.open and not node.ownership.arrivals, limit=2)
+        members = node.members()
+        for member in members:
+            assert node.registry.connections[member.id] is member
+        # What is posted now and then may just be under way.
+        self.until(lambda: not any(node.log._appended.values()), limit=2)
+        wanted = {CONTROL_LOG, process_log(node.process)} | {hub_log(member.hub) for member in members}
+        reads = set(node.log._positions)
+        assert reads == wanted, f"{process.name} reads {sorted(reads)} and not {sorted(wanted)}"
 
     def join(self) -> Process:
         """One more process, which nobody has heard of."""
@@ -368,7 +286,7 @@ class World:
     @property
     def moving(self) -> Sequence[Moving]:
         """Whatever does things in its own time."""
-        return self.processes
+        return [*self.processes, self.redis]
 
     def turn(self) -> None:
         """Let one process do one thing; or time goes by, if none has anything to do."""
@@ -385,6 +303,7 @@ class World:
         deadline = self.now + limit
         while not true():
             self.turn()
+            assert not self.problems, self.problems
             assert self.now <= deadline, f"not so after {limit} seconds"
 
     def pass_time(self, secs: float) -> None:
@@ -401,66 +320,28 @@ class World:
         self.pass_time(secs + 8)
 
 
-class StormyWorld(World):
-    """Processes with the service's own layer, and a simulated Redis between them."""
-
-    def __init__(self, seed: int = 0, *, processes: int = 2) -> None:
-        # The layer draws its pauses from everybody's.
-        random.seed(seed)
-        self._redis: SimulatedRedis | None = None
-        super().__init__(seed, processes=processes)
-
-    @property
-    def redis(self) -> SimulatedRedis:
-        """What is between the processes."""
-        if self._redis is None:
-            self._redis = SimulatedRedis(self)
-        return self._redis
-
-    @property
-    def moving(self) -> Sequence[Moving]:
-        return [*self.processes, self.redis]
-
-    def new_layer(self, process: Process) -> Any:
-        return self.redis.layer(process)
-
-    def forget(self, process: Process) -> None:
-        self.redis.forget(process)
-
-    def close_loop(self, process: Process) -> None:
-        # Nothing of it can come to an end any more.
-        process.board._trunk.layer._loops.clear()
-        process.loop.close()
-
-    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
-        try:
-            super().__exit__(kind, *about)
-        finally:
-            self.redis.loop.close()
-
-    def assert_at_rest(self, process: Process) -> None:
-        assert_at_rest(process, exactly=not self.redis.has_failed)
-        layer = process.board._trunk.layer._loops[process.loop]
-        [subscriber] = layer._subscribers
-        [publisher] = layer._publishers
-        assert not subscriber.is_down
-        assert (subscriber._waiting, subscriber._changed, +subscriber._unconfirmed) == ({}, {}, {})
-        # A hello may just be under way.
-        self.until(lambda: not publisher._unanswered, limit=2)
-        assert (publisher._bytes, publisher._outgoing) == (0, [])
-        assert self.redis.topics(process) == subscriber._wanted == subscriber._asked == set(layer._readers)
+def _where(task: asyncio.Task[Any]) -> str:
+    """What a task waits for."""
+    lines, coroutine = [], task.get_coro()
+    while hasattr(coroutine, "cr_frame") and coroutine.cr_frame is not None:
+        lines.append(f"{coroutine.__qualname__}:{coroutine.cr_frame.f_lineno}")
+        coroutine = coroutine.cr_await
+    return f"{task.get_name()} ({' > '.join(lines)} > {coroutine!r})"
 
 
 class RedisWorld(World):
-    """Processes that have a Redis between them, and live in the time of everybody."""
+    """Processes that have a real Redis between them, and live in the time of everybody."""
 
     def __init__(self, url: str, seed: int = 0, *, processes: int = 2) -> None:
         self._url = url
         self._prefix = f"test-{secrets.token_hex(4)}"
         super().__init__(seed, processes=processes)
 
+    def set_clocks(self) -> ExitStack:
+        return ExitStack()
+
     def new_layer(self, process: Process) -> Any:
-        return RedisPubSubChannelLayer(hosts=[self._url], prefix=self._prefix)
+        return RedisLayer(hosts=[self._url], prefix=self._prefix)
 
     @property
     def now(self) -> float:
@@ -475,35 +356,8 @@ class RedisWorld(World):
         self.pass_time(0.5)
 
     def assert_at_rest(self, process: Process) -> None:
-        self.until(lambda: not process.board._trunk.lines._leaving, limit=LINGER_SECS + 1)
-        self.pass_time(0.1)
-        assert_at_rest(process)
-
-
-def assert_at_rest(process: Process, *, exactly: bool = True) -> None:
-    """A process whose work is done has nothing on its way, and hears no more than its members need.
-
-    Not exactly: where the layer has failed, it may hear more.
-    """
-    board = process.board
-    assert (board._directory.arrivals, board._probes.open, board._questions.open, board._publishing.departed) == (
-        {},
-        {},
-        {},
-        [],
-    )
-    assert (board._publishing.departures._on_the_way, board._publishing.departures._not_here) == ({}, {})
-    wanted = {EVERYBODY, process_address(board.process)}
-    for member in board.members():
-        wanted.add(hub_address(member.hub))
-        wanted |= {group_address(member.hub, group) for group in member.groups}
-        for group in member.groups:
-            assert board._directory.groups[member.hub, group][member.id] is member
-        assert board._directory.hubs[member.hub][member.id] is member
-    assert sum(map(len, board._directory.groups.values())) == sum(len(member.groups) for member in board.members())
-    assert sum(map(len, board._directory.hubs.values())) == len(board)
-    held, perhaps = board._trunk.lines._held, board._trunk.lines._perhaps
-    assert held == perhaps == wanted if exactly else wanted <= held <= perhaps
+        self.until(lambda: not process.node.log._leaving, limit=LINGER_SECS + 1)
+        super().assert_at_rest(process)
 
 
 class Socket:
@@ -675,7 +529,9 @@ class _Watched(Transport):
 
 
 class Client:
-    """A reliable client as SDKs are: it counts what it is told, acknowledges, and comes back."""
+    """A client as SDKs are. A reliable one counts what it is told, acknowledges, and comes back."""
+
+    subprotocol = RELIABLE
 
     def __init__(
         self, world: World, hub: str, *, user_id: str | None = "u", roles: Sequence[str] = ANY_GROUP, acks: bool = True
@@ -710,10 +566,11 @@ class Client:
 
     def start(self, process: Process, *groups: str) -> Socket:
         """Open a connection; does not wait."""
-        self.id = process.board.new_connection_id()
-        session = Session(self.hub, self.id, self.user_id, RELIABLE)
+        self.id = process.node.new_connection_id()
+        kind = self.subprotocol
+        session = Session(self.hub, self.id, self.user_id, kind)
         admission = Admission(
-            self.hub, CODECS[RELIABLE], RELIABLE, self.user_id, self.permissions, groups, session, ack_pause_secs=0
+            self.hub, CODECS[kind], kind, self.user_id, self.permissions, groups, session, ack_pause_secs=0
         )
         socket = self._socket(process)
 

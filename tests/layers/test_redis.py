@@ -1,4 +1,4 @@
-"""What our layer does beyond Channels' contract: posting, listening, and counting the cost."""
+"""What our layer does beyond Channels' contract: posting, listening, reading, and counting the cost."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ import pytest
 from channels.exceptions import ChannelFull
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio import Redis as Client
+from redis.exceptions import ResponseError
 
 from hubs.layers import link, redis, wire
-from hubs.layers.errors import LayerAway, LayerFull
-from hubs.layers.redis import RedisLayer
-from tests.layers.conftest import Ear, Layers, Message, soon
+from hubs.layers.errors import LayerAway, LayerFull, LogTrimmed
+from hubs.layers.positions import SPARE_SEQUENCE, id_of, ms_of, position_of
+from hubs.layers.redis import KEY, RedisLayer
+from tests.layers.conftest import Ear, Layers, soon
 from tests.running import PATIENCE, Redis
+
+
+def numbers(ear: Ear) -> list[int]:
+    """What an ear has heard, by the numbers in it."""
+    return [entry[2]["n"] for entry in ear.heard if not isinstance(entry, str)]
+
+
+# Posting
 
 
 async def test_it_can_be_reached(layers: Layers) -> None:
@@ -25,17 +35,30 @@ async def test_it_can_be_reached(layers: Layers) -> None:
         await soon(layers("redis://127.0.0.1:1/0").reach())
 
 
-async def test_a_post_is_done_when_redis_has_taken_it(layers: Layers) -> None:
+async def test_a_post_is_done_with_its_position(layers: Layers, asked: Client, prefix: str) -> None:
     here = layers()
-    assert await soon(here.post("g", {"type": "nobody"})) == 0
-    ears = [await Ear(layers()).open("g") for _ in range(2)]
-    assert await soon(here.post("g", {"type": "two", "n": 2})) == 2
-    assert [await ear.hears() for ear in ears] == [{"type": "two", "n": 2}] * 2
-    ears[0].end()
-    # The UNSUBSCRIBE goes another way than a PUBLISH; ended means that nothing is handed over any more.
-    while await soon(here.post("g", {"type": "one"})) != 1:
-        pass
-    assert ears[0].messages.empty()
+    positions = await soon(asyncio.gather(*(here.post("g", {"n": number}) for number in range(3))))
+    assert positions == sorted(set(positions))
+    entries = await asked.xrange(f"{prefix}:log:g")
+    assert [position_of(entry_id) for entry_id, _ in entries] == positions
+    assert [id_of(position) for position in positions] == [entry_id for entry_id, _ in entries]
+    assert abs(ms_of(positions[0]) / 1000 - time.time()) < 3600
+
+
+async def test_everybody_gets_an_entry_with_the_position_that_its_post_got(layers: Layers) -> None:
+    here, there = layers(), layers()
+    ears = [await Ear(layer).open("g", "h") for layer in (here, there)]
+    positions = {}
+    for number in range(50):
+        group = "gh"[number % 2]
+        positions[number] = await soon(here.post(group, {"n": number}))
+    await soon(there.post("g", {"n": 50}))
+    for ear in ears:
+        await ear.hears_up_to({"n": 50})
+        heard = [entry for entry in ear.heard if not isinstance(entry, str)][:-1]
+        assert {(group, position, message["n"]) for group, position, message in heard} == {
+            ("gh"[number % 2], position, number) for number, position in positions.items()
+        }
 
 
 async def test_posts_complete_in_order_and_make_no_tasks(layers: Layers) -> None:
@@ -53,13 +76,6 @@ async def test_posts_complete_in_order_and_make_no_tasks(layers: Layers) -> None
     assert [(await ear.hears())["n"] for _ in range(501)] == list(range(-1, 500))
 
 
-async def test_groups_keep_the_order_of_the_calls(layers: Layers) -> None:
-    here, ear = layers(), await Ear(layers()).open("a", "b", "c")
-    for number in range(300):
-        here.post("abc"[number % 3], {"n": number})
-    assert [(await ear.hears())["n"] for _ in range(300)] == list(range(300))
-
-
 async def test_a_loop_turn_is_one_write(layers: Layers, asked: Client) -> None:
     here = layers()
     await soon(here.group_send("g", {"type": "warm"}))
@@ -69,26 +85,213 @@ async def test_a_loop_turn_is_one_write(layers: Layers, asked: Client) -> None:
     assert (await asked.info("stats"))["total_reads_processed"] - before < 20
 
 
-async def test_group_adds_of_a_loop_turn_are_one_subscribe(layers: Layers, own_redis: Redis) -> None:
-    layer = layers(own_redis.url)
-    ear = await Ear(layer).open()
-    async with Client.from_url(own_redis.url) as asked:
-        before = (await asked.info("commandstats"))["cmdstat_subscribe"]["calls"]
-        await soon(asyncio.gather(*(layer.group_add(f"g{number}", ear.channel) for number in range(1000))))
-        assert (await asked.info("commandstats"))["cmdstat_subscribe"]["calls"] == before + 1
-        await soon(asyncio.gather(*(layer.group_discard(f"g{number}", ear.channel) for number in range(1000))))
-        while len(await asked.pubsub_channels()) > 1:
-            pass
-        assert (await asked.info("commandstats"))["cmdstat_unsubscribe"]["calls"] == 1
+async def test_many_entries_are_one_read(layers: Layers, own_redis: Redis) -> None:
+    here, there = layers(own_redis.url), layers(own_redis.url)
+    ear = await Ear(there).open("g")
+    async with Client.from_url(own_redis.url) as client:
+
+        async def reads() -> int:
+            return int((await client.info("commandstats"))["cmdstat_xread"]["calls"])
+
+        await soon(here.post("g", {"n": -1}))
+        await ear.hears()
+        before = await reads()
+        await soon(asyncio.wait([here.post("g", {"n": number}) for number in range(2000)]))
+        assert await ear.hears_up_to({"n": 1999}) == [{"n": number} for number in range(2000)]
+        assert await reads() - before < 200
 
 
-async def test_an_added_group_is_confirmed(layers: Layers) -> None:
+async def test_what_is_not_a_message_is_refused(layers: Layers) -> None:
+    layer = layers()
+    with pytest.raises(TypeError):
+        layer.post("g", "text")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        layer.post("g", {"type": object()})
+    assert await soon(layer.post("g", {"type": "x"}))
+
+
+async def test_posts_are_bounded(layers: Layers) -> None:
+    few = layers(max_posted_messages=10)
+    await soon(few.post("g", {"type": "x"}))
+    futures = [few.post("g", {"type": "x"}) for _ in range(12)]
+    assert [future.done() for future in futures] == [False] * 10 + [True] * 2
+    with pytest.raises(LayerFull):
+        await futures[10]
+    with pytest.raises(ChannelFull):
+        await few.group_send("g", {"type": "x"})
+    with pytest.raises(LayerFull):
+        await few.execute("k", "GET", KEY)
+    assert all(await soon(asyncio.gather(*futures[:10])))
+    assert await soon(few.post("g", {"type": "again"}))
+
+    small = layers(max_posted_bytes=1000)
+    futures = [small.post("g", {"b": b"x" * 400}) for _ in range(3)]
+    with pytest.raises(LayerFull):
+        await futures[2]
+    assert all(await soon(asyncio.gather(*futures[:2])))
+    assert await soon(small.post("g", {"b": b"x" * 400}))
+
+
+async def test_a_failed_post_that_nobody_waits_for_is_silent(layers: Layers, caplog: pytest.LogCaptureFixture) -> None:
+    layer = layers(max_posted_messages=1)
+    for _ in range(3):
+        layer.post("g", {"type": "x"})
+    gc.collect()
+    await soon(layer.flush())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_cancelled_wait_leaves_the_others_theirs(layers: Layers) -> None:
+    here, ear = layers(), await Ear(layers()).open("g")
+    futures = [here.post("g", {"n": number}) for number in range(3)]
+    futures[1].cancel()
+    assert await soon(futures[2]) > futures[0].result()
+    assert [(await ear.hears())["n"] for _ in range(3)] == [0, 1, 2]
+
+
+async def test_more_groups_than_are_remembered(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis, "MAX_LOGS", 10)
+    here, ear = layers(), await Ear(layers()).open("g0", "g24")
+    for number in range(25):
+        await soon(here.post(f"g{number}", {"n": number}))
+        await soon(here.send(f"channel{number}", {"n": number}))
+    await soon(here.post("g0", {"n": 0}))
+    assert sorted([(await ear.hears())["n"] for _ in range(3)]) == [0, 0, 24]
+    assert len(here._here().logs) <= 10
+
+
+async def test_a_clock_that_was_set_back(layers: Layers, asked: Client, prefix: str) -> None:
+    """Redis goes on in the last millisecond that it has used; it is not filled to where positions end."""
+    here = layers()
+    far = 1 << 42
+    await asked.xadd(f"{prefix}:log:g", {"n": "1"}, id=f"{far}-1")
+    assert await soon(here.post("g", {"n": 1})) == position_of(b"%d-2" % far)
+    await asked.xadd(f"{prefix}:log:g", {"n": "1"}, id=f"{far}-{(1 << 20) - SPARE_SEQUENCE // 2}")
+    await soon(here.post("g", {"n": 2}))
+    with pytest.raises(LayerAway, match="clock"):
+        await here.post("g", {"n": 3})
+    assert await soon(here.post("other", {"n": 3}))
+    await asked.xadd(f"{prefix}:log:g", {"n": "1"}, id=f"{far}-{1 << 20}")
+    with pytest.raises(OverflowError):
+        position_of(b"%d-%d" % (far, 1 << 20))
+
+
+# Reading along
+
+
+async def test_own_entries_come_too(layers: Layers) -> None:
+    layer = layers()
+    ear = await Ear(layer).open("g")
+    position = await soon(layer.post("g", {"n": 1}))
+    await ear.hears()
+    assert ear.heard == [("g", position, {"n": 1})]
+
+
+async def test_from_where_the_log_ends_or_from_a_position(layers: Layers) -> None:
+    here, there = layers(), layers()
+    channel = await there.new_channel()
+    begun = await soon(there.group_add("g", channel))
+    positions = [await soon(here.post("g", {"n": number})) for number in range(10)]
+    assert begun < positions[0]
+    late = Ear(there)
+    await late.open()
+    assert await soon(there.group_add("g", late.channel)) == positions[-1]
+    early = await Ear(there).open("g", after=positions[4])
+    await soon(here.post("g", {"n": 10}))
+    await early.hears_up_to({"n": 10})
+    assert numbers(early) == [5, 6, 7, 8, 9, 10]
+    await late.hears_up_to({"n": 10})
+    assert numbers(late) == [10]
+    # What one reads again comes once to the others.
+    await soon(there.group_add("g", early.channel, after=positions[7]))
+    await soon(here.post("g", {"n": 11}))
+    await early.hears_up_to({"n": 11})
+    await late.hears_up_to({"n": 11})
+    assert numbers(early) == [5, 6, 7, 8, 9, 10, 8, 9, 10, 11]
+    assert numbers(late) == [10, 11]
+    first = await Ear(there).open("g", after=begun)
+    await first.hears_up_to({"n": 11})
+    assert numbers(first) == list(range(12))
+    assert [ear.gaps.empty() for ear in (early, late, first)] == [True] * 3
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_nothing_is_skipped_while_groups_are_added(layers: Layers, count: int) -> None:
+    """Somebody posts all the time: what comes begins right behind the position that was returned."""
     here, there = layers(), layers()
     ear = await Ear(there).open()
-    for number in range(200):
+    positions: dict[str, list[int]] = {f"g{number}": [] for number in range(count)}
+
+    async def post() -> None:
+        number = 0
+        while True:
+            for group in positions:
+                positions[group].append(await here.post(group, {"n": number}))
+            number += 1
+
+    posting = asyncio.create_task(post())
+    added = {}
+    for group in positions:
+        for _ in range(3):
+            added[group] = await soon(there.group_add(group, ear.channel))
+            await there.group_discard(group, ear.channel)
+        added[group] = await soon(there.group_add(group, ear.channel))
+    posted = {group: len(each) for group, each in positions.items()}
+    async with asyncio.timeout(PATIENCE):
+        while any(len(each) < posted[group] + 20 for group, each in positions.items()):
+            await asyncio.sleep(0.01)
+    posting.cancel()
+    await asyncio.wait([posting])
+    for group in positions:
+        await soon(here.post(group, {"n": -1}))
+        while not any(entry[0] == group and entry[2]["n"] == -1 for entry in ear.heard):
+            await ear.hears()
+        heard = [entry[1] for entry in ear.heard if entry[0] == group and entry[1] > added[group]]
+        expected = [position for position in positions[group] if position > added[group]]
+        assert heard[: len(expected)] == expected
+
+
+async def test_nothing_is_skipped_when_entries_are_read_again(layers: Layers) -> None:
+    """Somebody posts all the time, so a reply is on its way when the reader goes back."""
+    here, there = layers(), layers()
+    ear, positions = await Ear(there).open("g"), [await soon(here.post("g", {"n": 0}))]
+
+    async def post() -> None:
+        while True:
+            positions.append(await here.post("g", {"n": len(positions)}))
+
+    posting = asyncio.create_task(post())
+    for number in range(100):
+        await ear.hears()
+        after = positions[-1 - number % len(positions)]
+        await there.group_discard("g", ear.channel)
+        # A turn or two later, when Redis may have been asked for what is behind. With a position nothing is waited for.
+        await there.group_add("g", ear.channel, after=positions[-1])
+        for _ in range(number % 4):
+            await asyncio.sleep(0)
+        ear.heard.clear()
+        await there.group_add("g", ear.channel, after=after)
+        async with asyncio.timeout(PATIENCE):
+            while len(ear.heard) < 5:
+                await asyncio.sleep(0)
+        heard = [entry[1] for entry in ear.heard]
+        behind = [position for position in positions if position > after]
+        assert heard[: len(behind)] == behind[: len(heard)]
+    posting.cancel()
+    await asyncio.wait([posting])
+
+
+async def test_a_group_that_is_added_while_a_read_blocks(layers: Layers) -> None:
+    """The reader is woken: it need not end its present read first, which would take a quarter of patience."""
+    here, there = layers(patience_secs=PATIENCE * 8), layers(patience_secs=PATIENCE * 8)
+    ear = await Ear(there).open("g0")
+    for number in range(1, 5):
+        await soon(here.post("g0", {"n": 0}))
+        await ear.hears()
         await soon(there.group_add(f"g{number}", ear.channel))
-        assert await soon(here.post(f"g{number}", {"n": number})) == 1
-    assert [(await ear.hears())["n"] for _ in range(200)] == list(range(200))
+        await soon(here.post(f"g{number}", {"n": number}))
+        assert await ear.hears() == {"n": number}
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5])
@@ -108,27 +311,21 @@ async def test_left_and_wanted_again(layers: Layers, turns: int) -> None:
             adding.append(asyncio.create_task(there.group_add("g", ear.channel)))
             await pause()
         await soon(asyncio.gather(*adding))
-        assert await soon(here.post("g", {"n": number})) == 1
+        await soon(here.post("g", {"n": number}))
         assert await ear.hears() == {"n": number}
-
-
-async def test_left_and_wanted_again_in_one_turn(layers: Layers) -> None:
-    here, there = layers(), layers()
-    ear = await Ear(there).open("g")
-    await soon(asyncio.gather(there.group_discard("g", ear.channel), there.group_add("g", ear.channel)))
-    assert await soon(here.post("g", {"type": "x"})) == 1
 
 
 async def test_left_before_it_was_there(layers: Layers) -> None:
     here, there = layers(), layers()
-    ear = await Ear(there).open()
+    ear = await Ear(there).open("other")
     adding = asyncio.create_task(there.group_add("g", ear.channel))
     await asyncio.sleep(0)
     await soon(there.group_discard("g", ear.channel))
     await soon(adding)
-    await soon(there.group_add("other", ear.channel))
-    # Redis takes the commands of a connection in order.
-    assert await soon(here.post("g", {"type": "x"})) == 0
+    await soon(here.post("g", {"type": "to nobody"}))
+    await soon(here.post("other", {"type": "x"}))
+    assert await ear.hears() == {"type": "x"}
+    assert len(there._here()._subscriptions) == 2
 
 
 async def test_a_cancelled_group_add_harms_nobody_else(layers: Layers) -> None:
@@ -139,7 +336,13 @@ async def test_a_cancelled_group_add_harms_nobody_else(layers: Layers) -> None:
     adding[0].cancel()
     await soon(asyncio.wait(adding))
     assert [task.cancelled() for task in adding] == [True, False, False]
-    assert await soon(here.post("g", {"type": "x"})) == 1
+    await soon(here.post("g", {"type": "x"}))
+    assert await ear.hears() == {"type": "x"}
+    lone = asyncio.create_task(there.group_add("h", ear.channel))
+    await asyncio.sleep(0)
+    lone.cancel()
+    await asyncio.wait([lone])
+    assert "h" not in there._here().mailboxes[ear.channel].groups
 
 
 async def test_a_listener_hears_what_came_before(layers: Layers) -> None:
@@ -147,13 +350,19 @@ async def test_a_listener_hears_what_came_before(layers: Layers) -> None:
     channel = await soon(there.new_channel())
     other = await Ear(there).open("g")
     await soon(there.group_add("g", channel))
-    for number in range(3):
-        await soon(here.post("g", {"n": number}))
+    positions = [await soon(here.post("g", {"n": number})) for number in range(3)]
     for number in range(3):
         assert await other.hears() == {"n": number}
     heard: list[Any] = []
-    there.listen(channel, heard.append, heard.append)
-    assert heard == [{"n": 0}, {"n": 1}, {"n": 2}]
+    there.listen(channel, lambda *entry: heard.append(entry), heard.append, heard.append)
+    assert heard == [("g", position, {"n": number}) for number, position in enumerate(positions)]
+
+
+async def test_a_listener_hears_what_is_sent_to_its_channel(layers: Layers) -> None:
+    ear = await Ear(layers()).open()
+    await soon(layers().send(ear.channel, {"type": "x"}))
+    assert await ear.hears() == {"type": "x"}
+    assert ear.heard[0][0] == ear.channel
 
 
 async def test_a_listener_that_fails_hears_the_next(layers: Layers, caplog: pytest.LogCaptureFixture) -> None:
@@ -161,10 +370,10 @@ async def test_a_listener_that_fails_hears_the_next(layers: Layers, caplog: pyte
     channel = await soon(there.new_channel())
     heard: asyncio.Queue[int] = asyncio.Queue()
 
-    def listen(message: dict[str, Any]) -> None:
+    def listen(group: str, position: int, message: dict[str, Any]) -> None:
         heard.put_nowait(10 // message["n"])
 
-    there.listen(channel, listen, lambda up: None)
+    there.listen(channel, listen, lambda up: None, lambda group: None)
     await soon(there.group_add("g", channel))
     here.post("g", {"n": 0})
     here.post("g", {"n": 5})
@@ -172,44 +381,24 @@ async def test_a_listener_that_fails_hears_the_next(layers: Layers, caplog: pyte
     assert "could not be handled" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"symmetric_encryption_keys": ["k"]}, {"serializer_format": "json"}],
-    ids=["plain", "secret", "json"],
-)
-async def test_a_listener_passes_over_what_it_published(layers: Layers, options: dict[str, Any]) -> None:
-    layer = layers(**options)
-    channel, heard = await soon(layer.new_channel()), asyncio.Queue[Message]()
-    layer.listen(channel, heard.put_nowait, lambda up: None, passing_over={"type": "x", "from": "me"})
-    await soon(layer.group_add("g", channel))
-    own = [{"type": "x", "from": "me"}, {"type": "x", "from": "me", "n": 1}]
-    others = [{"type": "x", "from": "you"}, {"type": "x"}, {"n": 1}, {"type": "x", "n": 1, "from": "me"}]
-    others.append({"type": "x", "from": "me"} | {f"{number}": number for number in range(20)})
-    others.append({})
-    for message in (*own, *others):
-        layer.post("g", message)
-    # Where the first bytes do not tell, it gets them all.
-    for message in others if not options else (*own, *others):
-        assert await soon(heard.get()) == message
-    assert heard.empty()
-
-
 async def test_a_listener_may_end_while_it_is_told(layers: Layers) -> None:
     here, there = layers(), layers()
     ears = [await Ear(there).open("g") for _ in range(3)]
     channel, ended = await soon(there.new_channel()), asyncio.Event()
     await soon(there.group_add("g", channel))
+    heard = []
 
-    def listen(message: dict[str, Any]) -> None:
+    def listen(group: str, position: int, message: dict[str, Any]) -> None:
+        heard.append(message)
         end()
         ended.set()
 
-    end = there.listen(channel, listen, lambda up: None)
-    await soon(here.post("g", {"n": 1}))
-    await soon(here.post("g", {"n": 2}))
+    end = there.listen(channel, listen, lambda up: None, lambda group: None)
+    await soon(asyncio.wait([here.post("g", {"n": 1}), here.post("g", {"n": 2})]))
     await soon(ended.wait())
     for ear in ears:
         assert [await ear.hears(), await ear.hears()] == [{"n": 1}, {"n": 2}]
+    assert heard == [{"n": 1}]
     with pytest.raises(RuntimeError, match="no channel"):
         await there.group_add("g", channel)
 
@@ -220,21 +409,14 @@ async def test_what_cannot_be_read_is_passed_over(
     layer = layers()
     ear = await Ear(layer).open("g")
     channel = await soon(layer.new_channel())
-    await soon(layer.group_add("g", channel))
-    await asked.publish(f"{prefix}__group__g", b"\xc1")
+    begun = await soon(layer.group_add("g", channel))
+    await asked.xadd(f"{prefix}:log:g", {"m": b"\xc1"})
+    await asked.xadd(f"{prefix}:log:g", {"somebody": "else's"})
     await soon(layer.group_send("g", {"type": "good"}))
     assert await ear.hears() == {"type": "good"}
     assert await soon(layer.receive(channel)) == {"type": "good"}
-    assert "cannot be read" in caplog.text
-
-
-async def test_what_is_not_a_message_is_refused(layers: Layers) -> None:
-    layer = layers()
-    with pytest.raises(TypeError):
-        layer.post("g", "text")  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        layer.post("g", {"type": object()})
-    assert await soon(layer.post("g", {"type": "x"})) == 0
+    assert [message for _, message in await soon(layer.read("g", begun))] == [{"type": "good"}]
+    assert caplog.text.count("cannot be read") == 3
 
 
 async def test_only_channels_of_this_process_join(layers: Layers) -> None:
@@ -243,7 +425,10 @@ async def test_only_channels_of_this_process_join(layers: Layers) -> None:
     with pytest.raises(RuntimeError, match="no channel"):
         await here.group_add("g", channel)
     with pytest.raises(RuntimeError, match="no channel"):
-        here.listen(channel, lambda message: None, lambda up: None)
+        here.listen(channel, lambda *entry: None, lambda up: None, lambda group: None)
+
+
+# Channels
 
 
 async def test_a_wait_for_a_message_may_be_cut_short(layers: Layers) -> None:
@@ -268,14 +453,14 @@ async def test_a_channel_that_nobody_reads_ends(layers: Layers, monkeypatch: pyt
     await asyncio.wait([first])
     # One still reads, also after the time for which a channel is kept.
     await soon(there.group_add("other", channel))
-    assert await soon(here.post("g", {"n": 1})) == 1
+    await soon(here.post("g", {"n": 1}))
     assert await soon(second) == {"n": 1}
     third = asyncio.create_task(there.receive(channel))
     await asyncio.sleep(0)
     third.cancel()
     async with asyncio.timeout(PATIENCE):
-        while await here.post("g", {"n": 2}):
-            pass
+        while there._here()._subscriptions:
+            await asyncio.sleep(0.01)
     with pytest.raises(RuntimeError, match="no channel"):
         await there.group_add("g", channel)
 
@@ -294,88 +479,149 @@ async def test_a_channel_is_bounded(layers: Layers, caplog: pytest.LogCaptureFix
     assert await soon(there.receive(channel)) == {"n": 15}
 
 
-async def test_posts_are_bounded(layers: Layers) -> None:
-    few = layers(max_posted_messages=10)
-    futures = [few.post("g", {"type": "x"}) for _ in range(12)]
-    assert [future.done() for future in futures] == [False] * 10 + [True] * 2
-    with pytest.raises(LayerFull):
-        await futures[10]
-    with pytest.raises(ChannelFull):
-        await few.group_send("g", {"type": "x"})
-    assert await soon(asyncio.gather(*futures[:10])) == [0] * 10
-    assert await soon(few.post("g", {"type": "again"})) == 0
+async def test_a_message_waits_for_whoever_receives_it_and_comes_once(layers: Layers) -> None:
+    """Of a channel that many processes receive, as Channels' background workers do."""
+    here, *there = layers(), layers(), layers(), layers()
+    for number in range(30):
+        await soon(here.send("work", {"n": number}))
+    heard: list[int] = []
 
-    small = layers(max_posted_bytes=1000)
-    futures = [small.post("g", {"b": b"x" * 400}) for _ in range(3)]
-    with pytest.raises(LayerFull):
-        await futures[2]
-    assert await soon(asyncio.gather(*futures[:2])) == [0, 0]
-    assert await soon(small.post("g", {"b": b"x" * 400})) == 0
+    async def receive(layer: RedisLayer) -> None:
+        while True:
+            heard.append((await layer.receive("work"))["n"])
 
-
-async def test_a_failed_post_that_nobody_waits_for_is_silent(layers: Layers, caplog: pytest.LogCaptureFixture) -> None:
-    layer = layers(max_posted_messages=1)
-    for _ in range(3):
-        layer.post("g", {"type": "x"})
-    gc.collect()
-    await soon(layer.flush())
-    gc.collect()
-    assert "never retrieved" not in caplog.text
+    tasks = [asyncio.create_task(receive(layer)) for layer in there]
+    for number in range(30, 60):
+        await soon(here.send("work", {"n": number}))
+    async with asyncio.timeout(PATIENCE):
+        while len(heard) < 60:
+            await asyncio.sleep(0.01)
+    await soon(here.send("work", {"n": 60}))
+    async with asyncio.timeout(PATIENCE):
+        while 60 not in heard:
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert sorted(heard) == list(range(61))
 
 
-async def test_a_cancelled_wait_leaves_the_others_theirs(layers: Layers) -> None:
+async def test_processes_share_a_stream_for_their_channels(layers: Layers, asked: Client, prefix: str) -> None:
+    here, there = layers(), layers()
+    channels = [await there.new_channel() for _ in range(3)] + [await there.new_channel("other.")]
+    for number, channel in enumerate(channels):
+        await soon(here.send(channel, {"n": number}))
+    for number, channel in enumerate(channels):
+        assert await soon(there.receive(channel)) == {"n": number}
+    assert len(await asked.keys(f"{prefix}:channel:*")) == 2
+
+
+# Reading back
+
+
+async def test_a_part_of_a_log(layers: Layers) -> None:
+    here, there = layers(), layers()
+    channel = await there.new_channel()
+    begun = await soon(there.group_add("g", channel))
+    positions = [await soon(here.post("g", {"n": number})) for number in range(10)]
+    entries = [(position, {"n": number}) for number, position in enumerate(positions)]
+
+    async def read(*arguments: int, **options: int) -> Any:
+        return await soon(there.read("g", *arguments, **options))
+
+    assert await read(begun) == entries
+    assert await read(0) == entries
+    assert await read(positions[2]) == entries[3:]
+    assert await read(positions[2], positions[5]) == entries[3:6]
+    assert await read(positions[2], count=2) == entries[3:5]
+    assert await read(0, count=2) == entries[:2]
+    assert await read(positions[-1]) == []
+    assert await read(positions[3], positions[3]) == []
+    assert await read(positions[3], positions[2]) == []
+
+
+async def test_a_part_from_an_entry_on_or_from_any_position(layers: Layers, asked: Client, prefix: str) -> None:
+    layer = layers()
+    positions = [await soon(layer.post("g", {"n": number})) for number in range(10)]
+    entries = [(position, {"n": number}) for number, position in enumerate(positions)]
+    assert await soon(layer.read("g", positions[2], including=True)) == entries[2:]
+    assert await soon(layer.read("g", positions[2], positions[2], including=True)) == entries[2:3]
+    assert await soon(layer.read("g", positions[2], count=2, including=True)) == entries[2:5]
+    await asked.xtrim(f"{prefix}:log:g", maxlen=4, approximate=False)
+    with pytest.raises(LogTrimmed):
+        await soon(layer.read("g", positions[2], including=True))
+    assert await soon(layer.read("g", positions[2], checked=False)) == entries[6:]
+    assert await soon(layer.read("g", positions[2], count=2, checked=False)) == entries[6:9]
+    assert await soon(layer.read("g", positions[-1] + 1, checked=False)) == []
+
+
+async def test_a_part_that_may_be_gone(layers: Layers, asked: Client, prefix: str) -> None:
+    layer = layers()
+    positions = [await soon(layer.post("g", {"n": number})) for number in range(5)]
+    assert await asked.xtrim(f"{prefix}:log:g", maxlen=2, approximate=False) == 3
+    with pytest.raises(LogTrimmed, match="'g' does not reach back"):
+        await soon(layer.read("g", positions[2]))
+    assert await soon(layer.read("g", positions[3])) == [(positions[4], {"n": 4})]
+    await asked.delete(f"{prefix}:log:g")
+    with pytest.raises(LogTrimmed):
+        await soon(layer.read("g", positions[4]))
+    assert await soon(layer.read("g", 0)) == []
+
+
+# Commands
+
+
+async def test_commands_go_with_posts_in_order(layers: Layers, asked: Client, prefix: str) -> None:
     here, ear = layers(), await Ear(layers()).open("g")
-    futures = [here.post("g", {"n": number}) for number in range(3)]
-    futures[1].cancel()
-    assert await soon(futures[2]) == 1
-    assert futures[0].result() == 1
-    assert [(await ear.hears())["n"] for _ in range(3)] == [0, 1, 2]
+    futures: list[Any] = []
+    for number in range(10):
+        futures.append(here.execute("counter", "INCR", KEY))
+        futures.append(here.post("g", {"n": number}))
+    futures.append(here.execute("sessions:ü", "HSET", KEY, "field", b"\xff\r\n", b"n", 5))
+    futures.append(here.execute("sessions:ü", "HGETALL", KEY))
+    done: list[int] = []
+    for number, future in enumerate(futures):
+        future.add_done_callback(lambda _, number=number: done.append(number))
+    results = await soon(asyncio.gather(*futures))
+    assert done == list(range(22))
+    assert results[0:20:2] == list(range(1, 11))
+    assert results[20:] == [2, [b"field", b"\xff\r\n", b"n", b"5"]]
+    assert await asked.get(f"{prefix}:counter") == b"10"
+    await ear.hears_up_to({"n": 9})
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await soon(here.execute("counter", "HGETALL", KEY))
+    with pytest.raises(ResponseError, match="unknown command"):
+        await soon(here.execute("counter", "NO-SUCH", KEY))
+    with pytest.raises(TypeError, match="bytes, text or an integer"):
+        here.execute("counter", "SET", KEY, 1.5)  # type: ignore[arg-type]
 
 
-async def test_more_groups_than_are_remembered(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis, "MAX_ROUTES", 10)
-    here, ear = layers(), await Ear(layers()).open("g0", "g24")
-    assert [await soon(here.post(f"g{number}", {"n": number})) for number in range(25)] == [1, *[0] * 23, 1]
-    assert await soon(here.post("g0", {"n": 0})) == 1
-    assert [(await ear.hears())["n"] for _ in range(3)] == [0, 24, 0]
+# Configuration
 
 
 @pytest.mark.parametrize("keys", [None, ["new key", "old key"]], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("format", ["msgpack", "json"])
-async def test_the_same_wire_as_channels_redis(
-    layers: Layers, redis_server: Redis, prefix: str, asked: Client, keys: list[str] | None, format: str
-) -> None:
+async def test_channels_redis_serializers(layers: Layers, keys: list[str] | None, format: str) -> None:
     options: dict[str, Any] = {"symmetric_encryption_keys": keys, "serializer_format": format}
-    ours, stock = layers(**options), RedisPubSubChannelLayer(hosts=[redis_server.url], prefix=prefix, **options)
-    message = {"type": "x", "n": 2**40, "text": "é", "list": [None, True, 1.5]}
+    here, there = layers(**options), layers(**options)
+    message: dict[str, Any] = {"type": "x", "n": 2**40, "text": "é", "list": [None, True, 1.5]}
     if format == "msgpack":
         message["bytes"] = b"\xff\x00"
-    ear = await Ear(ours).open("g")
-    await soon(stock.group_send("g", message))
+    ear = await Ear(there).open("g")
+    position = await soon(here.post("g", message))
     assert await ear.hears() == message
-    channel = await soon(stock.new_channel())
-    await soon(stock.group_add("g", channel))
-    async with asyncio.timeout(PATIENCE):
-        while await ours.post("g", message) != 2:
-            pass
-    assert await soon(stock.receive(channel)) == message
-    await soon(ours.send(channel, message | {"n": 1}))
-    async with asyncio.timeout(PATIENCE):
-        while await stock.receive(channel) != message | {"n": 1}:
-            pass
-    await soon(stock.send(ear.channel, message | {"n": 3}))
-    async with asyncio.timeout(PATIENCE):
-        while await ear.hears() != message | {"n": 3}:
-            pass
-    await soon(stock.flush())
+    assert await soon(there.read("g", 0)) == [(position, message)]
+    await soon(here.send(ear.channel, message | {"n": 1}))
+    assert await ear.hears() == message | {"n": 1}
 
 
 async def test_encrypted_is_encrypted(layers: Layers, asked: Client, prefix: str) -> None:
-    async with asked.pubsub() as spy:
-        await spy.subscribe(f"{prefix}__group__g")
-        assert (await spy.get_message(timeout=PATIENCE))["type"] == "subscribe"
-        await soon(layers(symmetric_encryption_keys=["k"]).group_send("g", {"type": "the secret"}))
-        assert b"secret" not in (await spy.get_message(timeout=PATIENCE))["data"]
+    layer = layers(symmetric_encryption_keys=["k"])
+    await soon(layer.group_send("g", {"type": "the secret"}))
+    await soon(layer.send("c", {"type": "the secret"}))
+    for key in ("log:g", "channel:c"):
+        ((_, fields),) = await asked.xrange(f"{prefix}:{key}")
+        assert b"secret" not in b"".join(fields.values())
 
 
 async def test_any_database_and_password(layers: Layers, own_redis: Redis) -> None:
@@ -383,7 +629,7 @@ async def test_any_database_and_password(layers: Layers, own_redis: Redis) -> No
         await client.config_set("requirepass", "p@ss")
     url = f"redis://:p%40ss@127.0.0.1:{own_redis.port}/3"
     ear = await Ear(layers(url)).open("g")
-    assert await soon(layers(f"{url}?protocol=3&decode_responses=True").post("g", {"type": "x"})) == 1
+    await soon(layers(f"{url}?protocol=3&decode_responses=True").post("g", {"type": "x"}))
     assert await ear.hears() == {"type": "x"}
 
 

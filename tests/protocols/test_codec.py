@@ -82,11 +82,11 @@ def test_that_nothing_is_told_is_remembered_too() -> None:
     assert codec.encoded == 1
 
 
-def test_a_frame_knows_how_long_it_may_wait_and_whence_it_came() -> None:
+def test_a_frame_knows_how_long_it_may_wait_and_its_place() -> None:
     frame = GroupMessage("g", Payload(TEXT, b"x"))
-    plain, kept = Outgoing(frame), Outgoing(frame, ttl_secs=0, source=("0a1b2c3d", 7))
-    assert (plain.frame, plain.ttl_secs, plain.source) == (frame, None, None)
-    assert (kept.frame, kept.ttl_secs, kept.source) == (frame, 0, ("0a1b2c3d", 7))
+    plain, kept = Outgoing(frame), Outgoing(frame, ttl_secs=0, place=7)
+    assert (plain.frame, plain.ttl_secs, plain.place) == (frame, None, 0)
+    assert (kept.frame, kept.ttl_secs, kept.place) == (frame, 0, 7)
 
 
 @pytest.mark.parametrize(

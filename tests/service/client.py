@@ -286,17 +286,24 @@ class Reliable(Client):
         self.heard = self.acknowledged
 
     async def claim(self, *urls: str) -> None:
-        """Recover with several URLs at once: one socket gets the connection, each other one is closed with 1008."""
-        claims = await asyncio.gather(
-            *(self._stack.enter_async_context(opened(url, self._offers, connected=False)) for url in urls)
+        """Recover with several URLs at once: one socket gets the connection.
+
+        Each other one is closed with 1001, or told by 503 that it came second.
+        """
+        attempts = await asyncio.gather(
+            *(self._stack.enter_async_context(opened(url, self._offers, connected=False)) for url in urls),
+            return_exceptions=True,
         )
+        claims = [attempt for attempt in attempts if isinstance(attempt, Client)]
+        refused = [attempt for attempt in attempts if not isinstance(attempt, Client)]
+        assert all(isinstance(each, InvalidStatus) and each.response.status_code == 503 for each in refused), refused
         closings = {asyncio.create_task(claim.socket.wait_closed()): claim for claim in claims}
         try:
             async with asyncio.timeout(PATIENCE):
                 while len(closings) > 1:
                     done, _ = await asyncio.wait(closings, return_when=asyncio.FIRST_COMPLETED)
                     for claim in map(closings.pop, done):
-                        assert claim.socket.close_code == 1008
+                        assert claim.socket.close_code == 1001
         finally:
             for closing in closings:
                 closing.cancel()

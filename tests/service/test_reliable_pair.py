@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
 
-from tests.running import PATIENCE, Redis, Service
+from tests.running import Redis, Service
 from tests.service.client import (
     JSON,
     JSON_RELIABLE,
@@ -122,7 +122,7 @@ async def test_a_connection_is_recovered_in_the_other_process(
             await hears(client, joined, "missed")
         else:
             await client.recover(away)
-            assert (await old.closed())[0] == 1008
+            assert (await old.closed())[0] == 1001
             await hears(client, room, "heard")
         # It is a member where it was, and is reached from both sides.
         for person in people:
@@ -497,22 +497,32 @@ async def test_it_is_reachable_when_its_home_has_stopped(mortal: Pair, going: in
         await client.cannot_recover(place)
 
 
-async def test_a_connection_whose_process_was_killed_is_lost(mortal: Pair, going: int, unique: Unique) -> None:
+async def test_a_connection_whose_process_was_killed_goes_on(mortal: Pair, going: int, unique: Unique) -> None:
     home, place = mortal.targets[going], mortal.targets[1 - going]
-    async with reliable_of(home) as stayed, reliable_of(place) as moved:
+    room, joined = unique("room"), unique("joined")
+    async with (
+        opened(place.url(HUB), JSON) as person,
+        reliable_of(home, groups=[room]) as stayed,
+        reliable_of(place, groups=[room]) as moved,
+    ):
         # One was there from the beginning, one had moved there.
         await moved.reset()
         await moved.recover(home)
-        await moved.barrier()
+        for client in (stayed, moved):
+            await client.join(joined, ack_id=7)
+        await publish(person, room, "before")
         service = mortal.services[going]
         assert service.process is not None
         service.process.kill()
         await asyncio.to_thread(service.stop)
-        # Its client is told within the seconds that processes wait for each other, and so connects anew.
-        async with asyncio.timeout(PATIENCE / 2):
-            await asyncio.gather(stayed.cannot_recover(place), moved.cannot_recover(place))
-        async with reliable_of(place) as newcomer:
-            await newcomer.barrier()
+        await publish(person, joined, "meanwhile")
+        for client in (stayed, moved):
+            await client.recover(place)
+            await hears(client, room, "before")
+            await hears(client, joined, "meanwhile")
+            # What it did there is remembered, too.
+            assert (await client.ask(type="joinGroup", group=joined, ackId=7))["error"]["name"] == "Duplicate"
+        assert await Sdk(place, HUB).members(joined) == sorted([stayed.id, moved.id])
 
 
 async def test_the_window_ends_where_the_connection_is(mortal: Pair, going: int, unique: Unique) -> None:

@@ -146,10 +146,6 @@ class Talk:
     def numbers(self, listener: str) -> list[int]:
         return [number for number, _ in self.heard[listener]]
 
-    def delays(self, listener: str, since: float, until: float) -> list[float]:
-        """How long each number took to a listener that was said between these moments."""
-        return [at - self.said[number] for number, at in self.heard[listener] if since <= self.said[number] <= until]
-
     async def say(self, speaker: Client, *, acks: bool) -> None:
         """Say numbers for ever."""
         while True:
@@ -244,7 +240,7 @@ async def test_nothing_is_claimed_that_did_not_happen_and_all_of_it_works_again(
         await certain.is_heard_by_all()
         gone = time.monotonic()
         await outage.begin()
-        # What is said goes on beside the speaker; others are told that not everybody hears it.
+        # Who says something is told that nobody hears it.
         await until(lambda: any(error for _, error in certain.acked.values()))
         await until(lambda: time.monotonic() - gone > AWAY_SECS)
         back = time.monotonic()
@@ -266,19 +262,11 @@ async def test_nothing_is_claimed_that_did_not_happen_and_all_of_it_works_again(
     assert subscribed < SOON_SECS
     assert claimed < SOON_SECS
 
-    # Beside the speaker all of it was heard, in order; with no gap for as long as Redis was away.
-    for said in (certain, uncertain):
-        assert said.numbers("beside") == list(said.said)
-    late = max(uncertain.delays("beside", gone, back))
-    waited = max(certain.delays("beside", gone, back))
-    assert late < AWAY_SECS / 2
-    # Who asks for acks hears of each before the next is done: at the most as long as the outage takes to be noticed.
-    assert waited < SOON_SECS
-
-    # In the other process nothing was heard twice or out of order, and nothing is missing that was said to be there.
-    elsewhere_heard = certain.numbers("elsewhere")
-    assert elsewhere_heard == sorted(set(elsewhere_heard))
-    assert not certain.claimed - set(elsewhere_heard)
+    # Nothing was heard twice or out of order, and nothing is missing that was said to be there, in neither process.
+    for heard in (certain.numbers("beside"), certain.numbers("elsewhere"), uncertain.numbers("beside")):
+        assert heard == sorted(set(heard))
+    for where in ("beside", "elsewhere"):
+        assert not certain.claimed - set(certain.numbers(where))
     away = [number for number, at in certain.said.items() if gone + 1 < at < back]
     assert {number for number in away if number in certain.claimed} == set()
     assert all(error in (None, UNREACHABLE) for _, error in certain.acked.values())
@@ -288,7 +276,8 @@ async def test_nothing_is_claimed_that_did_not_happen_and_all_of_it_works_again(
     for numbers in served:
         assert numbers == sorted(set(numbers))
         assert {number for number, status in statuses.items() if status == 202} <= set(numbers)
-        assert not {number for number, status in statuses.items() if status == 503} & set(numbers)
+        if kind == "restarted":
+            assert not {number for number, status in statuses.items() if status == 503} & set(numbers)
 
 
 async def all_are_subscribed(caller: Client, groups: Sequence[str], member: Client) -> None:
@@ -377,8 +366,8 @@ async def test_who_joins_meanwhile_is_a_member_or_is_told_that_not(pair: Pair, u
             pass
 
 
-async def test_nothing_is_claimed_of_who_does_not_hear(pair: Pair, unique: Unique) -> None:
-    """Redis drops only the connections by which processes hear; they still can speak."""
+async def test_nothing_is_missed_when_redis_drops_its_connections(pair: Pair, unique: Unique) -> None:
+    """As it does with whom it cannot write to fast enough. The processes read on where they were."""
     room = unique("room")
     async with (
         opened(pair.one.url(), JSON) as speaker,
@@ -388,8 +377,7 @@ async def test_nothing_is_claimed_of_who_does_not_hear(pair: Pair, unique: Uniqu
         await certain.is_heard_by_all()
         for _ in range(3):
             before = len(certain.claimed)
-            await asyncio.to_thread(kill_subscriptions, pair.redis)
-            await until(lambda: any(error for _, error in certain.acked.values()))
+            await asyncio.to_thread(drop_connections, pair.redis)
             await until(partial(claims_more_than, certain, before + 20))
             await certain.is_heard_by_all()
     heard = certain.numbers("elsewhere")
@@ -401,12 +389,12 @@ def claims_more_than(said: Talk, count: int) -> bool:
     return len(said.claimed) > count
 
 
-def kill_subscriptions(redis: Redis) -> None:
-    """Have Redis close every connection that is there to hear by."""
+def drop_connections(redis: Redis) -> None:
+    """Have Redis close every connection that processes have."""
     import redis as redis_py
 
     with redis_py.Redis.from_url(redis.url) as client:
-        assert client.client_kill_filter(_type="pubsub") >= 2
+        assert client.client_kill_filter(_type="normal", skipme=True) >= 4
 
 
 # A worker is killed

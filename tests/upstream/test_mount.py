@@ -550,7 +550,14 @@ def test_functions_that_nobody_registered(send: Send, project: Project) -> None:
 def test_nothing_else_of_the_service_came_along(project: Project) -> None:
     modules = set(json.loads(project.request("GET", "/loaded", {}).body)["modules"])
     assert "hubs.upstream.mount" in modules
-    assert not modules & {"hubs.models", "hubs.hub_settings", "hubs.messaging", "hubs.operations", "channels.layers"}
+    assert not modules & {
+        "hubs.models",
+        "hubs.hub_settings",
+        "hubs.node",
+        "hubs.cluster",
+        "hubs.operations",
+        "channels.layers",
+    }
 
 
 # The view itself

@@ -1,0 +1,242 @@
+"""What dead processes leave, and who looks after it.
+
+A process that stops says goodbye, and one that is silent for too long is taken for dead (cluster/leases.py). Those
+that live say so in the log that all read, and the first one has the job: it tells `disconnected` of the ordinary
+connections that ended with the process, and claims the reliable ones, which wait for their clients with it from then
+on. A client may be faster and take its connection itself; that does not matter.
+
+Who does the job may die, too. So every process looks now and then whether something has been left by one that does
+not live, the first time when it starts: a service that was stopped altogether finds its connections again.
+
+A process that reads that it was taken for dead has stood still, or was cut off. Others have told that its connections
+ended, or have them; so it closes its sockets and begins anew under another name (node.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hubs.cluster.entries import CONTROL_LOG, Adopted, Takeover
+from hubs.errors import Refusal, Unavailable
+
+if TYPE_CHECKING:
+    from hubs.node.node import Node
+    from hubs.node.ownership import Arrival
+
+logger = logging.getLogger(__name__)
+
+# Not all say it at once: each waits for those whose names come before its own.
+RANK_SECS = 0.1
+SWEEP_SECS = 30.0
+AGAIN_SECS = 0.5
+TRIES = 20
+
+# How long a process that stops waits to know what it has to tell.
+TELLING_SECS = 2.0
+
+# Connections that are fetched at the same time.
+TOGETHER = 50
+MAX_REMEMBERED = 1000
+
+
+class Heirs(Protocol):
+    """What the rooms above do with connections that a process has left."""
+
+    async def fetch(self, hub: str, connection_id: str, of: str | None) -> None:
+        """Claim a reliable connection and have it wait here for its client. Raises Unavailable."""
+
+    async def have(self, arrival: Arrival, of: str | None) -> None:
+        """Have a reliable connection that is claimed wait here for its client."""
+
+    def tell_of_end(self, session: dict[str, Any]) -> None:
+        """Tell the event handlers that a connection ended with its process."""
+
+
+class Takeovers:
+    """What one process does when another has stopped or is dead."""
+
+    # Put there by hubs.connections.
+    heirs: Heirs | None = None
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        # Who took over, by the process that it took over from.
+        self._heir_of: OrderedDict[str, str] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        # Connections that have ended here, and others may have taken for ended before; whether others took this process
+        # for dead.
+        self._ending: set[asyncio.Task[None]] = set()
+        self._is_dead = False
+
+    def start(self) -> None:
+        """Look for what was left, now and then."""
+        if self._node.log.keeps:
+            self._run(self._sweep(), "look for connections of dead processes")
+
+    async def stop(self) -> None:
+        """Look after nothing more."""
+        self._stopped = True
+        tasks = [*self._tasks, *self._ending]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _run(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def gone(self, process: str) -> None:
+        """A process has said goodbye or is silent."""
+        node = self._node
+        node.leases.forget(process)
+        node.questions.gone(process)
+        if node.log.keeps and not self._stopped:
+            self._run(self._propose(process), "take over")
+
+    async def _propose(self, process: str) -> None:
+        node = self._node
+        rank = sum(other < node.process for other in node.leases.others)
+        # The last one of those before this process may have gone with it.
+        await asyncio.sleep(rank * RANK_SECS)
+        while process in node.leases.orphaned and not self._has_heir(process):
+            with suppress(Refusal):
+                appended = node.log.append(CONTROL_LOG, Takeover(process))
+                if appended is not None:
+                    await appended
+            await asyncio.sleep(AGAIN_SECS)
+
+    def _has_heir(self, process: str) -> bool:
+        heir = self._heir_of.get(process)
+        return heir is not None and self._node.leases.lives(heir)
+
+    def take(self, origin: str, takeover: Takeover) -> None:
+        """A process looks after what another has left."""
+        node, process = self._node, takeover.process
+        if self._has_heir(process):
+            return
+        self._heir_of[process] = origin
+        if len(self._heir_of) > MAX_REMEMBERED:
+            self._heir_of.popitem(last=False)
+        if process == node.process:
+            # It is what others say after a goodbye, too.
+            if not node.stopped:
+                self._is_dead = True
+                node.declared_dead()
+            return
+        node.leases.bury(process)
+        node.leases.forget(process)
+        node.questions.gone(process)
+        if origin == node.process and not self._stopped:
+            self._run(self._adopt(process), "adopt connections")
+
+    def end(self, connection_id: str, tell: Callable[[], None]) -> None:
+        """A connection has ended here: `tell` so, unless another process has done that, taking this one for dead."""
+        task = asyncio.create_task(self._end(connection_id, tell), name="end of a connection")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, connection_id: str, tell: Callable[[], None]) -> None:
+        node, records, process = self._node, self._node.records, self._node.process
+        while True:
+            try:
+                is_own = await records.take_from(process, connection_id)
+                break
+            except Unavailable:
+                # Whoever finds the record tells: this process when Redis is back, or, if it stops before that, another.
+                await asyncio.sleep(AGAIN_SECS)
+        if not is_own:
+            # Another process has taken it, and this one will read so. Or Redis has forgotten it, or was asked twice.
+            await node.leases.next_hello()
+        if is_own or not self._is_dead:
+            tell()
+
+    async def all_told(self) -> None:
+        """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most."""
+        if self._ending:
+            await asyncio.wait(set(self._ending), timeout=TELLING_SECS)
+
+    def take_adopted(self, adopted: Adopted) -> None:
+        """What a process has left is looked after."""
+        self._node.leases.adopted(adopted.process)
+
+    async def _adopt(self, process: str) -> None:
+        try:
+            for _ in range(TRIES):
+                try:
+                    await self._adopt_all(process)
+                    break
+                except Unavailable:
+                    await asyncio.sleep(AGAIN_SECS)
+        except Exception:
+            logger.exception("The connections of process %s could not be adopted", process)
+        while True:
+            with suppress(Refusal):
+                appended = self._node.log.append(CONTROL_LOG, Adopted(process))
+                if appended is not None:
+                    await appended
+                return
+            await asyncio.sleep(AGAIN_SECS)
+
+    async def _adopt_all(self, process: str) -> None:
+        node, heirs = self._node, self.heirs
+        assert heirs is not None  # noqa: S101 - hubs.connections is there wherever connections are
+        ended = fetched = 0
+        room = asyncio.Semaphore(TOGETHER)
+
+        async def fetch(hub: str, connection_id: str) -> None:
+            async with room:
+                await heirs.fetch(hub, connection_id, process)
+            node.records.disown(connection_id, process)
+
+        fetching: list[asyncio.Task[None]] = []
+        async for connection_id, owned in node.records.owned_by(process):
+            if owned.session is None:
+                fetching.append(asyncio.create_task(fetch(owned.hub, connection_id)))
+                fetched += 1
+            elif await node.records.take_from(process, connection_id):
+                heirs.tell_of_end(owned.session)
+                ended += 1
+        failed = [result for result in await asyncio.gather(*fetching, return_exceptions=True) if result is not None]
+        if failed:
+            for problem in failed:
+                if not isinstance(problem, Refusal):
+                    logger.error("A connection could not be adopted", exc_info=problem)
+            if any(isinstance(problem, Unavailable) for problem in failed):
+                raise Unavailable("not all connections could be adopted")
+        await node.records.remove(process)
+        if ended or fetched:
+            logger.info(
+                "Process %s has left %d connections, which have ended, and %d reliable ones, which wait here",
+                process,
+                ended,
+                fetched,
+            )
+
+    async def _sweep(self) -> None:
+        node = self._node
+        former = 0
+        while True:
+            before, former = former, await node.log.former_processes()
+            if former > before:
+                logger.error(
+                    "%d processes of a former version of Hubwire, which has no log, are on this Redis. They and this "
+                    "one do not hear each other: stop them, and their clients will come here",
+                    former,
+                )
+            with suppress(Refusal):
+                left = await node.records.processes()
+                # Who has just begun is heard before that.
+                await node.leases.next_hello()
+                for process in left - node.leases.others - {node.process}:
+                    if not self._has_heir(process):
+                        logger.info("Process %s is not there any more and has left something", process)
+                        node.leases.forget(process)
+                        self._run(self._propose(process), "take over")
+            await asyncio.sleep(SWEEP_SECS)

@@ -1,0 +1,286 @@
+"""What dead processes leave, in worlds of three: told once, or kept for whoever comes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from hubs import operations
+from hubs.connections import recovery
+from hubs.connections.recovery import PROCESS_DIED
+from hubs.node.takeovers import SWEEP_SECS
+from hubs.protocols.frames import Payload
+from hubs.upstream import EventContext, handlers, hub
+from tests.connections.simulated_redis import READING
+from tests.connections.world import Client, Process, World
+
+EXPIRED = "The connection recovery timeout expired."
+LOST = (1008, "Messages for this connection were lost; connect anew.")
+NOT_RECOVERED = (1008, "The connection could not be recovered.")
+
+
+class PlainClient(Client):
+    """A client that does not come back to its connection."""
+
+    subprotocol = "json.webpubsub.azure.v1"
+
+    def connect(self, process: Process, *groups: str) -> Any:
+        socket = self.start(process, *groups)
+        self.world.until(lambda: socket.frames)
+        return socket
+
+    def _take(self, socket: Any, frame: dict[str, Any]) -> None:
+        if frame.get("type") == "message":
+            self.told.append(frame)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World(processes=3) as world:
+        yield world
+
+
+@dataclass
+class Told:
+    """What the event handler of a hub was told."""
+
+    hub: str
+    disconnected: list[tuple[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    own = hub("takeovers")
+    told = Told(own.hub)
+
+    @own.on_disconnected
+    async def disconnected(context: EventContext, reason: str) -> None:
+        told.disconnected.append((context.connection_id, reason))
+
+    yield told
+    del handlers._HUBS[own.hub]
+
+
+def _publish(process: Process, hub: str, text: str) -> None:
+    process.run(operations.send_to_group(hub, "g", Payload("text", text.encode())))
+
+
+def _places(world: World, client: Client) -> list[Process]:
+    return [process for process in world.processes if not process.dead and process.connection(client) is not None]
+
+
+def _stop(process: Process) -> None:
+    """As when the service is stopped."""
+
+    async def stop() -> None:
+        recovery.stop()
+        await process.node.stop()
+
+    process.run(stop())
+    process.die()
+
+
+def test_connections_that_ended_with_a_dead_process_are_told_of_once(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    lost, left, elsewhere = (PlainClient(world, told.hub) for _ in range(3))
+    lost.connect(a, "g")
+    left.connect(a, "g").leave()
+    elsewhere.connect(b, "g")
+    world.pass_time(1)
+    assert [connection_id for connection_id, _ in told.disconnected] == [left.id]
+    told.disconnected.clear()
+    a.die()
+    world.until(lambda: told.disconnected)
+    world.settle(SWEEP_SECS)
+    assert told.disconnected == [(lost.id, PROCESS_DIED)]
+    assert not c.run(operations.connection_exists(told.hub, lost.id))
+    assert c.run(operations.connection_exists(told.hub, elsewhere.id))
+
+
+def test_reliable_ones_wait_for_their_clients_with_all_they_have(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    clients = [Client(world, told.hub) for _ in range(4)]
+    for client in clients:
+        client.connect(a, "g")
+    _publish(c, told.hub, "1")
+    for client in clients:
+        client.hears("1")
+    a.die()
+    # Nobody has them, and still nothing is lost.
+    _publish(c, told.hub, "2")
+    world.until(lambda: all(_places(world, client) for client in clients))
+    assert c.run(operations.connection_exists(told.hub, clients[0].id))
+    _publish(b, told.hub, "3")
+    for client, process in zip(clients[:3], (b, c, world.join()), strict=True):
+        client.recover(process)
+        client.hears("3")
+        assert client.texts == ["1", "2", "3"]
+        assert _places(world, client) == [process]
+    world.settle(30)
+    # Who does not come has as long as always.
+    assert told.disconnected == [(clients[3].id, EXPIRED)]
+
+
+def test_a_client_that_comes_before_anybody_knows_has_its_connection_at_once(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    client = Client(world, told.hub)
+    client.connect(a, "g")
+    a.die()
+    _publish(c, told.hub, "1")
+    client.recover(b)
+    client.hears("1")
+    world.settle()
+    assert _places(world, client) == [b]
+    assert client.at(b)
+    assert told.disconnected == []
+
+
+def test_where_the_heir_dies_too_the_next_one_has_all(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    plain, client = PlainClient(world, told.hub), Client(world, told.hub)
+    plain.connect(a, "g")
+    client.connect(a, "g")
+    _publish(c, told.hub, "1")
+    a.die()
+    # As soon as it has begun to look after them.
+    heirs = {b.node.process: b, c.node.process: c}
+    world.until(lambda: b.node.takeovers._heir_of.get(a.node.process))
+    heir = heirs[b.node.takeovers._heir_of[a.node.process]]
+    [other] = [process for process in (b, c) if process is not heir]
+    heir.die()
+    _publish(other, told.hub, "2")
+    world.until(lambda: _places(world, client) == [other])
+    client.recover(other)
+    client.hears("2")
+    world.settle(SWEEP_SECS)
+    assert client.texts == ["1", "2"]
+    assert told.disconnected == [(plain.id, PROCESS_DIED)]
+
+
+def test_a_service_that_was_stopped_altogether_finds_its_connections_again(told: Told) -> None:
+    with World(processes=2) as world:
+        a, b = world.processes
+        plain, client, gone = PlainClient(world, told.hub), Client(world, told.hub), Client(world, told.hub)
+        plain.connect(a, "g")
+        for each in (client, gone):
+            each.connect(b, "g")
+        _publish(a, told.hub, "1")
+        client.hears("1")
+        # One by a fault, the other in good order.
+        a.die()
+        _stop(b)
+        world.redis.loop.call_later(10, lambda: None)
+        new = world.join()
+        new.run(new.node.start())
+        world.until(lambda: _places(world, client) and _places(world, gone))
+        _publish(new, told.hub, "2")
+        client.recover(new)
+        client.hears("2")
+        assert client.texts == ["1", "2"]
+        world.settle(30)
+        assert sorted(told.disconnected) == sorted([(plain.id, PROCESS_DIED), (gone.id, EXPIRED)])
+
+
+def test_what_a_process_leaves_that_says_goodbye_is_looked_after_at_once(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    client = Client(world, told.hub)
+    client.connect(a, "g").lose()
+    world.pass_time(1)
+    _stop(a)
+    world.until(lambda: _places(world, client), limit=1)
+    assert b.node.others() == {c.node.process}
+    _publish(c, told.hub, "1")
+    client.recover(c)
+    client.hears("1")
+
+
+def test_a_process_that_stood_still_is_taken_for_dead_and_begins_anew(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    plain, client, other = PlainClient(world, told.hub), Client(world, told.hub), Client(world, told.hub)
+    sockets = [each.connect(a, "g") for each in (plain, client)]
+    other.connect(b, "g")
+    former = a.node.process
+    a.stall(10)
+    world.until(lambda: told.disconnected)
+    _publish(c, told.hub, "1")
+    world.until(lambda: a.node.process != former and len(a.node.others()) == 2)
+    # It declares nobody dead, for it has read none of its own hellos in that time.
+    assert _places(world, other) == [b]
+    for socket in sockets:
+        world.until(lambda socket=socket: socket.closed)
+        assert socket.closed[0] == 1001
+    world.until(lambda: b.node.others() == {a.node.process, c.node.process})
+    # With its new name it is as good as any.
+    client.recover(a)
+    client.hears("1")
+    assert client.texts == ["1"]
+    again = PlainClient(world, told.hub)
+    again.connect(a, "g")
+    _publish(b, told.hub, "2")
+    for each in (again, client, other):
+        each.hears("2")
+    world.settle()
+    assert told.disconnected == [(plain.id, PROCESS_DIED)]
+
+
+def test_a_process_that_is_cut_off_loses_its_connections_to_those_who_are_not(world: World, told: Told) -> None:
+    a, b, c = world.processes
+    client = Client(world, told.hub)
+    old = client.connect(a, "g")
+    world.redis.part(a, refused=True)
+    world.until(lambda: _places(world, client)[1:])
+    _publish(c, told.hub, "1")
+    new = client.recover(b)
+    client.hears("1")
+    world.redis.join(a)
+    world.until(lambda: old.closed)
+    world.settle()
+    assert client.at(b)
+    assert not new.gone
+    assert _places(world, client) == [b]
+    assert told.disconnected == []
+
+
+@pytest.mark.parametrize("silent", [READING, "all"])
+def test_while_redis_stands_still_nobody_is_dead(world: World, told: Told, silent: str) -> None:
+    names = [process.node.process for process in world.processes]
+    client = Client(world, told.hub)
+    client.connect(world.processes[0], "g")
+    if silent == "all":
+        world.redis.freeze()
+    else:
+        world.redis.cut([socket for process in world.processes for socket in world.redis.of(process, READING)])
+    world.pass_time(10)
+    world.redis.thaw()
+    world.pass_time(5)
+    assert [process.node.process for process in world.processes] == names
+    assert [len(process.node.others()) for process in world.processes] == [2, 2, 2]
+    assert client.at(world.processes[0])
+    _publish(world.processes[1], told.hub, "1")
+    client.hears("1")
+
+
+def test_where_redis_forgets_reliable_clients_are_told_and_others_go_on(world: World, told: Told) -> None:
+    a, b, _ = world.processes
+    plain, client = PlainClient(world, told.hub), Client(world, told.hub)
+    open_plain, socket = plain.connect(a, "g"), client.connect(b, "g")
+    _publish(b, told.hub, "1")
+    world.redis.die(appendonly=False)
+    world.pass_time(1)
+    world.redis.come_back()
+    world.until(lambda: socket.closed)
+    assert socket.closed == LOST
+    while (again := client.recover(a)).refused == 503:
+        # It does not reach Redis yet.
+        world.pass_time(0.2)
+    assert again.closed == NOT_RECOVERED
+    anew = Client(world, told.hub)
+    anew.connect(b, "g")
+    _publish(a, told.hub, "2")
+    for each in (plain, anew):
+        each.hears("2")
+    assert not open_plain.gone
+    assert [connection_id for connection_id, _ in told.disconnected] == [client.id]
