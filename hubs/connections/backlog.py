@@ -29,7 +29,7 @@ EXPIRED: Sized = ("", 0)
 class Backlog:
     """The unacknowledged frames of one connection, at most `max_messages` of `max_bytes` together.
 
-    It begins behind `last`, the id of the last frame that was acknowledged, and that frame's place in the log.
+    It begins behind `last`, the id of the last frame that was acknowledged, and behind a place in the log.
     """
 
     __slots__ = (
@@ -79,8 +79,12 @@ class Backlog:
 
     @property
     def acknowledged(self) -> tuple[int, int]:
-        """Id and place of the frame that was acknowledged last."""
+        """Id of the frame that was acknowledged last, and the place behind which the others came."""
         return self._last - len(self._frames), self._acknowledged_place
+
+    def arrived(self, place: int) -> None:
+        """All that came up to a place in the log has been acknowledged, if there was anything."""
+        self._acknowledged_place = place
 
     def put(self, batch: Batch, now: float, *, sent: bool) -> int | None:
         """Keep frames; gives the first one's id. None if they do not all fit: then none is kept.

@@ -460,6 +460,7 @@ class Connection:
         if not len(backlog):
             # All that came for it so far has arrived.
             place = operations.place(self.hub)
+            backlog.arrived(place)
         groups = set(self.groups)
         if self.changes:
             for at, group, joined in reversed(self.changes):

@@ -85,6 +85,18 @@ def test_it_goes_on_where_a_snapshot_was_taken() -> None:
     assert backlog.acknowledged == (42, 8)
 
 
+def test_before_the_first_acknowledgement_it_goes_on_where_it_was_empty_last() -> None:
+    backlog = _backlog()
+    backlog.arrived(7)
+    _put(backlog, ("a", None, 8), ("b", 1, 9))
+    # Not from the beginning of the log, where others' messages are.
+    assert backlog.acknowledged == (0, 7)
+    backlog.acknowledge(2, NOW)
+    assert backlog.acknowledged == (2, 9)
+    backlog.arrived(12)
+    assert backlog.acknowledged == (2, 12)
+
+
 def test_places_go_with_their_frames() -> None:
     backlog = _backlog()
     _put(backlog, ("a", None, 10), ("b", 1, 20), ("c", None, 30))
