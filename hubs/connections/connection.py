@@ -799,7 +799,8 @@ class Connection:
                 self._begin(ack_id, operations.process())
                 self._append_surely(Done(self.id, ack_id, problem.name, problem.message, self.session.packed()))
             raise
-        if self._departed:
+        begun = (self.begun_events or {}).get(ack_id)
+        if begun is None or begun.process != operations.process():
             # Another process had claimed it before: it handles the event, when the client sends that again.
             raise Unavailable(STOPPING)
 
