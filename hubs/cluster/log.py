@@ -39,7 +39,7 @@ from channels.layers import InMemoryChannelLayer
 from redis.exceptions import RedisError
 
 from hubs import conf
-from hubs.cluster.entries import VERSION, Change, Entry, Publications, Skipped, decode, encode
+from hubs.cluster.entries import VERSION, Claim, Change, Entry, Publications, Skipped, decode, encode
 from hubs.errors import NotFound, Unavailable
 from hubs.layers.errors import LayerAway, LayerInDoubt, LogTrimmed
 
@@ -61,6 +61,8 @@ LINGER_SECS = 5.0
 # with less knowledge than that is void, if it is one of these.
 HISTORY_SECS = 5.0
 PERISHABLE = (Publications, Change, Skipped)
+# A claim is void sooner: its process may have been taken for dead (leases.py) and not have read it.
+CLAIM_UNREAD_SECS = 2.4
 
 # Entries in one answer of Redis.
 CHUNK = 1000
@@ -525,7 +527,11 @@ class LayerLog:
     def _is_late(position: int, message: Any, entry: Entry) -> bool:
         read_until_ms = message.get("read", 0)
         unread_ms = (position >> SEQUENCE_BITS) - read_until_ms
-        return bool(read_until_ms and unread_ms > HISTORY_SECS * 1000 and isinstance(entry, PERISHABLE))
+        if not read_until_ms:
+            return False
+        if isinstance(entry, Claim):
+            return bool(unread_ms > CLAIM_UNREAD_SECS * 1000)
+        return bool(unread_ms > HISTORY_SECS * 1000 and isinstance(entry, PERISHABLE))
 
     def _come_back(self, name: str, number: int) -> _Appended | None:
         waiting = self._appended.get(name)
