@@ -7,23 +7,10 @@ import pytest
 from tests.connections.storm import WEATHERS, rage
 
 # Nothing may be lost in these, and nobody be told of a loss.
-EXACT = ("fair", "calm", "draining", "deaths", "outages", "kicks", "impatient", "forgetful", "upgrades")
+EXACT = ("calm", "draining", "deaths", "outages", "kicks", "impatient")
 
-# What each of them found is in the history of the code it was found in.
-FOUND = [
-    ("fair", 3),
-    ("fair", 6),
-    ("calm", 0),
-    ("calm", 3),
-    ("calm", 5),
-    ("draining", 1),
-    ("draining", 4),
-    ("outages", 2),
-    ("outages", 4),
-    ("deaths", 0),
-    ("impatient", 0),
-    ("forgetful", 1),
-]
+# What each of them found is told in the history of the code it was found in.
+FOUND = [("fair", 3), ("calm", 5), ("draining", 1), ("draining", 4), ("outages", 0), ("outages", 4), ("deaths", 0)]
 
 
 @pytest.mark.parametrize("weather", EXACT)
