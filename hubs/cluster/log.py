@@ -39,7 +39,7 @@ from channels.layers import InMemoryChannelLayer
 from redis.exceptions import RedisError
 
 from hubs import conf
-from hubs.cluster.entries import VERSION, Claim, Change, Entry, Publications, Skipped, decode, encode
+from hubs.cluster.entries import VERSION, Change, Claim, Entry, Publications, Skipped, decode, encode
 from hubs.errors import NotFound, Unavailable
 from hubs.layers.errors import LayerAway, LayerInDoubt, LogTrimmed
 
