@@ -72,7 +72,7 @@ class Takeovers:
         # Connections that have ended here, and others may have taken for ended before; whether others took this process
         # for dead.
         self._ending: set[asyncio.Task[None]] = set()
-        self._is_dead = False
+        self._is_dead = self._leaves = False
 
     def start(self) -> None:
         """Look for what was left, now and then."""
@@ -137,7 +137,12 @@ class Takeovers:
             self._run(self._adopt(process), "adopt connections")
 
     def end(self, connection_id: str, tell: Callable[[], None]) -> None:
-        """A connection has ended here: `tell` so, unless another process has done that, taking this one for dead."""
+        """A connection has ended here: `tell` so, unless another process has done that, taking this one for dead.
+
+        What ends after `all_told` is left to whoever looks after what this process leaves.
+        """
+        if self._leaves:
+            return
         task = asyncio.create_task(self._end(connection_id, tell), name="end of a connection")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -159,6 +164,7 @@ class Takeovers:
 
     async def all_told(self) -> None:
         """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most."""
+        self._leaves = True
         if self._ending:
             await asyncio.wait(set(self._ending), timeout=TELLING_SECS)
 
