@@ -681,7 +681,9 @@ class Storm:
     async def _stop(self, process: Process) -> None:
         await asyncio.wait(self._streams[process])
         await drain()
+        # As hubs/lifespan.py does.
         recovery.stop()
+        await operations.all_told()
         await dispatch.stop()
         await process.node.stop()
         self.note(f"{process.name} has stopped")
