@@ -3,6 +3,7 @@
     session.<hub>.<id>   the snapshot of a reliable connection (connections/snapshots.py)
     owned.<process>      what a process has: by id, the hub, and for connections that cannot be recovered what
                          `disconnected` needs
+    told.<id>            the process that tells that a connection has ended
     processes            the processes that have, or had, something
 
 A snapshot may be old: it names the position behind which the log tells the rest. So a write that comes late, or in the
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import blake2b
@@ -35,6 +37,10 @@ VERSION = 1
 
 # Records outlive every use by far, and not for ever.
 EXPIRY_SECS = 2 * 24 * 3600
+
+# Within this, all who may take a connection for ended come to it.
+TOLD_SECS = 600
+MAX_TOLD = 10_000
 
 # How often what could not be written is tried again.
 AGAIN_SECS = 0.5
@@ -65,6 +71,8 @@ class Records:
         # Commands that could not be done while Redis was away, in order.
         self._unwritten: list[tuple[str, tuple[Any, ...]]] = []
         self._writing: asyncio.Task[None] | None = None
+        # Connections of which this process has told.
+        self._told: OrderedDict[str, None] = OrderedDict()
 
     async def begin(self) -> None:
         """This process may have something from now on. Raises Unavailable."""
@@ -126,12 +134,22 @@ class Records:
         if self._log.keeps:
             self._later(_owned(process or self._process), "HDEL", KEY, connection_id)
 
-    async def take_from(self, process: str, connection_id: str) -> bool:
-        """Take a connection from what a process had; tells whether it was there still. Raises Unavailable."""
-        if self._unwritten:
-            # It may be about to be put there.
-            raise Unavailable(UNREACHABLE)
-        return bool(await self._do(_owned(process), "HDEL", KEY, connection_id))
+    async def first_to_tell(self, connection_id: str, process: str) -> bool:
+        """Whether it is for this process to tell that a connection has ended, and not for another. Raises Unavailable.
+
+        It may ask again where it got no answer; once it is told yes, it has to do it.
+        """
+        if connection_id in self._told:
+            return False
+        key = f"told.{connection_id}"
+        await self._do(key, "SET", KEY, process, "NX", "EX", TOLD_SECS)
+        is_first = bool(await self._do(key, "GET", KEY) == process.encode())
+        if is_first and connection_id not in self._told:
+            self._told[connection_id] = None
+            if len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
+            return True
+        return False
 
     async def owned_by(self, process: str) -> AsyncIterator[tuple[str, Owned]]:
         """Ids and hubs of what a process had, one after the other. Raises Unavailable."""

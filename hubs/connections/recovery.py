@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -208,7 +209,8 @@ def _give_up(here: Node, arrival: Arrival, record: dict[str, Any], problem: NotF
     here.records.drop(arrival.hub, arrival.id)
     here.records.disown(arrival.id, record["owner"])
     if "has ended" not in problem.message:
-        dispatch.disconnected(Session.unpacked(record["session"]), problem.message)
+        tell = partial(dispatch.disconnected, Session.unpacked(record["session"]), problem.message)
+        here.takeovers.end(arrival.id, tell)
 
 
 class _Heirs:

@@ -69,10 +69,9 @@ class Takeovers:
         self._heir_of: OrderedDict[str, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
-        # Connections that have ended here, and others may have taken for ended before; whether others took this process
-        # for dead.
+        # Connections that have ended here, of which is not known yet who tells so.
         self._ending: set[asyncio.Task[None]] = set()
-        self._is_dead = self._leaves = False
+        self._leaves = False
 
     def start(self) -> None:
         """Look for what was left, now and then."""
@@ -82,7 +81,8 @@ class Takeovers:
     async def stop(self) -> None:
         """Look after nothing more."""
         self._stopped = True
-        tasks = [*self._tasks, *self._ending]
+        # Where this process only begins anew, it still has to be known who tells what ended before.
+        tasks = [*self._tasks, *(self._ending if self._node.stopped else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,7 +127,6 @@ class Takeovers:
         if process == node.process:
             # It is what others say after a goodbye, too.
             if not node.stopped:
-                self._is_dead = True
                 node.declared_dead()
             return
         node.leases.bury(process)
@@ -148,18 +147,16 @@ class Takeovers:
         task.add_done_callback(self._ending.discard)
 
     async def _end(self, connection_id: str, tell: Callable[[], None]) -> None:
-        node, records, process = self._node, self._node.records, self._node.process
+        records, process = self._node.records, self._node.process
         while True:
             try:
-                is_own = await records.take_from(process, connection_id)
+                is_first = await records.first_to_tell(connection_id, process)
                 break
             except Unavailable:
-                # Whoever finds the record tells: this process when Redis is back, or, if it stops before that, another.
+                # Whoever comes first tells: this process when Redis is back, or, if it stops before that, another.
                 await asyncio.sleep(AGAIN_SECS)
-        if not is_own:
-            # Another process has taken it, and this one will read so. Or Redis has forgotten it, or was asked twice.
-            await node.leases.next_hello()
-        if is_own or not self._is_dead:
+        records.disown(connection_id, process)
+        if is_first:
             tell()
 
     async def all_told(self) -> None:
@@ -206,9 +203,11 @@ class Takeovers:
             if owned.session is None:
                 fetching.append(asyncio.create_task(fetch(owned.hub, connection_id)))
                 fetched += 1
-            elif await node.records.take_from(process, connection_id):
-                heirs.tell_of_end(owned.session)
-                ended += 1
+            else:
+                if await node.records.first_to_tell(connection_id, node.process):
+                    heirs.tell_of_end(owned.session)
+                    ended += 1
+                node.records.disown(connection_id, process)
         failed = [result for result in await asyncio.gather(*fetching, return_exceptions=True) if result is not None]
         if failed:
             for problem in failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -81,15 +82,20 @@ async def test_who_has_what_is_known_to_all(records: Any) -> None:
     owned = await _owned(there, one.name)
     expected = {each: Owned(room.VERSION, "chat", {"user": each}) for each in ids[1:]}
     assert owned == expected | {ID: Owned(room.VERSION, "chat")}
-    # Of those who look after it one gets each.
-    assert await soon(there.take_from(one.name, ids[1]))
-    assert not await soon(here.take_from(one.name, ids[1]))
     there.disown(ids[2], one.name)
     await soon(there.write("chat", OTHER, SNAPSHOT))
-    assert len(await _owned(here, one.name)) == 1200 - 3 + 1
+    assert len(await _owned(here, one.name)) == 1200 - 2 + 1
     await soon(there.remove(one.name))
     assert await _owned(here, one.name) == {}
     assert one.name not in await soon(here.processes())
+
+
+async def test_of_those_who_may_tell_of_an_end_one_does(records: Any) -> None:
+    (one, here), (other, there) = await records(), await records()
+    answers = await asyncio.gather(here.first_to_tell(ID, one.name), there.first_to_tell(ID, other.name))
+    assert sorted(answers) == [False, True]
+    for each, name in ((here, one.name), (there, other.name)):
+        assert not await soon(each.first_to_tell(ID, name))
 
 
 async def test_what_could_not_be_written_is_written_when_redis_is_back(
