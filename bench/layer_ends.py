@@ -82,7 +82,9 @@ async def _receive(layer: Any, secs: float, pipe: int) -> None:
     loop = asyncio.get_running_loop()
     reading: asyncio.Task[None] | None = None
     if hasattr(layer, "listen"):
-        layer.listen(channel, receiver.take, lambda up: None)
+        layer.listen(
+            channel, lambda group, position, message: receiver.take(message), lambda up: None, lambda group: None
+        )
     else:
 
         async def read() -> None:

@@ -277,6 +277,7 @@ def test_where_redis_forgets_reliable_clients_are_told_and_others_go_on(world: W
         # It does not reach Redis yet.
         world.pass_time(0.2)
     assert again.closed == NOT_RECOVERED
+    world.until(lambda: not b.node.log.is_away)
     anew = Client(world, told.hub)
     anew.connect(b, "g")
     _publish(a, told.hub, "2")

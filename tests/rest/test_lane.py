@@ -43,6 +43,8 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> tuple[Door, Door]:
     # Both ways count calls at the same moment, so they say the same number of seconds to wait.
     now = time.time()
     monkeypatch.setattr("hubs.rates.time", SimpleNamespace(time=lambda: now))
+    # And give tokens of the same age.
+    monkeypatch.setattr("hubs.client_urls.time", SimpleNamespace(time=lambda: now))
     return Door(lane=True), Door(lane=False)
 
 

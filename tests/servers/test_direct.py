@@ -598,6 +598,8 @@ def test_a_client_gets_no_more_than_its_part_of_the_loop(
         return unwatched(reader)
 
     monkeypatch.setattr(direct.Reader, "next", next_frame)
+    # Longer than this program may be held up between two turns.
+    monkeypatch.setattr(direct, "REST_SECS", 0.1)
     transport, receiver = bench.open()
     (other, _), (sent, messages) = bench.open(), FLOODS[name]
     begin, end = (frame(BINARY, final=False), frame(CONTINUATION)) if name == "pieces" else (b"", b"")

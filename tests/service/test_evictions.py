@@ -91,7 +91,7 @@ async def test_a_client_whose_network_has_vanished_is_noticed(start: Start) -> N
 
 async def test_a_client_that_does_not_read_is_closed_in_time(start: Start) -> None:
     # Long before it is known that it does not answer.
-    service = await asyncio.to_thread(start, KEEP_ALIVE_SECS="120", WRITE_TIMEOUT_SECS="1")
+    service = await asyncio.to_thread(start, KEEP_ALIVE_SECS="120", WRITE_TIMEOUT_SECS="4")
     target, megabyte = Target(service.connection_string), "x" * 1_000_000
     rest = Sdk(target)
     async with (

@@ -265,8 +265,10 @@ async def test_nothing_is_claimed_that_did_not_happen_and_all_of_it_works_again(
     # Nothing was heard twice or out of order, and nothing is missing that was said to be there, in neither process.
     for heard in (certain.numbers("beside"), certain.numbers("elsewhere"), uncertain.numbers("beside")):
         assert heard == sorted(set(heard))
+    # A Redis without its data takes along what not everybody had read yet.
+    forgotten = {number for number, at in certain.said.items() if kind == "restarted" and gone - 1 < at < back}
     for where in ("beside", "elsewhere"):
-        assert not certain.claimed - set(certain.numbers(where))
+        assert not certain.claimed - set(certain.numbers(where)) - forgotten
     away = [number for number, at in certain.said.items() if gone + 1 < at < back]
     assert {number for number in away if number in certain.claimed} == set()
     assert all(error in (None, UNREACHABLE) for _, error in certain.acked.values())
@@ -436,7 +438,7 @@ SDKS = {
 def test_clients_of_a_killed_worker_come_back_by_themselves(
     workers: Service, run: Callable[[Sequence[str]], DrivenClient], unique: Unique
 ) -> None:
-    """The official client SDKs find another worker and join their groups again, and nobody is counted who has gone."""
+    """Those of reliable clients go on with their connections; others connect and join anew, and nobody is a ghost."""
     target = Target(workers.connection_string)
     room = unique("room")
     # Where there is nobody else, a process is known by the first digits of its connections' ids.
@@ -470,13 +472,15 @@ def test_clients_of_a_killed_worker_come_back_by_themselves(
         os.kill(process_of(workers, target, victim), signal.SIGKILL)
         after = {}
         for user, (client, connection_id) in clients.items():
-            assert client.told("disconnected")["connectionId"] == connection_id
-            after[client.told("connected")["connectionId"]] = user
-        assert not {connection_id[:8] for connection_id in after} & {victim}
+            if "plain" in user:
+                assert client.told("disconnected")["connectionId"] == connection_id
+                connection_id = client.told("connected")["connectionId"]
+                assert not connection_id.startswith(victim)
+            after[connection_id] = user
         # Not one ghost, not one missing, and nobody twice.
         eventually(lambda: listed() == after, f"{after} are the members")
         for connection_id, user in before.items():
-            assert not sdk.connection_exists(connection_id)
+            assert sdk.connection_exists(connection_id) == (connection_id in after)
             assert sdk.user_exists(user)
         # They hear what is said to the group and to each of them, once.
         sdk.send_to_group(room, "again", content_type="text/plain")
