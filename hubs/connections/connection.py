@@ -316,6 +316,9 @@ class Connection:
 
         Raises NotFound; Unavailable where the client is to try elsewhere.
         """
+        if self._departed:
+            # Another socket was faster; a client that comes again may have it back.
+            raise Unavailable(TAKEN_OVER)
         if self.backlog is None or not self.recoverable:
             raise NotFound(f"Connection `{self.id}` cannot be recovered.")
         if self._retiring:
@@ -445,6 +448,11 @@ class Connection:
     def is_reliable(self) -> bool:
         """Whether its client may come back to it."""
         return self.backlog is not None
+
+    @property
+    def departed(self) -> bool:
+        """Whether it goes on in another process."""
+        return self._departed
 
     @property
     def closing_for_good(self) -> bool:

@@ -80,6 +80,9 @@ async def bring_back(
     except Refusal as refusal:
         logger.info("Connection %s was not recovered: %s", connection_id, refusal.message)
         raise NotRecovered from None
+    if connection.hub == hub and connection.departed:
+        # By now another socket has it; a client that comes again may have it back.
+        raise Unavailable("The connection was recovered by another socket; try again.")
     if connection.hub != hub or not connection.recoverable:
         raise NotRecovered
     return connection

@@ -284,4 +284,5 @@ def test_where_redis_forgets_reliable_clients_are_told_and_others_go_on(world: W
     for each in (plain, anew):
         each.hears("2")
     assert not open_plain.gone
+    world.until(lambda: told.disconnected)
     assert [connection_id for connection_id, _ in told.disconnected] == [client.id]

@@ -269,7 +269,8 @@ async def test_nothing_is_claimed_that_did_not_happen_and_all_of_it_works_again(
     forgotten = {number for number, at in certain.said.items() if kind == "restarted" and gone - 1 < at < back}
     for where in ("beside", "elsewhere"):
         assert not certain.claimed - set(certain.numbers(where)) - forgotten
-    away = [number for number, at in certain.said.items() if gone + 1 < at < back]
+    # One that only stood still may do in the end what it was asked in the last moment.
+    away = [number for number, at in certain.said.items() if kind == "restarted" and gone + 1 < at < back]
     assert {number for number in away if number in certain.claimed} == set()
     assert all(error in (None, UNREACHABLE) for _, error in certain.acked.values())
 
