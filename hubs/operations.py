@@ -83,7 +83,7 @@ def opened(connection: LiveConnection) -> None:
     """The socket of a connection is open, which was attached before."""
     here = node()
     here.registry.opened(connection)
-    if not connection.is_reliable:
+    if here.keeps and not connection.is_reliable:
         here.records.own(connection.hub, connection.id, connection.session.packed())
 
 
@@ -173,11 +173,6 @@ def is_before(position: int, place: int) -> bool:
 def place(hub: str) -> int:
     """The place in a hub's log up to which this process has applied it; 0 where none is kept."""
     return node().place(hub)
-
-
-def clock_ms() -> int:
-    """Milliseconds by the log's clock."""
-    return node().clock_ms()
 
 
 def is_here(connection: LiveConnection) -> bool:

@@ -42,6 +42,7 @@ from hubs import conf
 from hubs.cluster.entries import VERSION, Change, Claim, Entry, Publications, Skipped, decode, encode
 from hubs.errors import NotFound, Unavailable
 from hubs.layers.errors import LayerAway, LayerInDoubt, LogTrimmed
+from hubs.layers.positions import first_of, ms_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +67,6 @@ CLAIM_UNREAD_SECS = 2.4
 
 # Entries in one answer of Redis.
 CHUNK = 1000
-
-# A position is the milliseconds and the counter of an entry's id (hubs/layers).
-SEQUENCE_BITS = 20
-
-# Gets the name of a log, the position of an entry (0 where there are none), who appended it, and the entry.
-Take = Callable[[str, int, str, Entry], None]
 
 
 class Log(Protocol):
@@ -350,7 +345,7 @@ class LayerLog:
             position = await self._layer.group_add(name, self._channel)
             # What was read meanwhile is behind it.
             self._positions[name] = max(position, self._positions.get(name, 0))
-            after = max(0, position - (int(HISTORY_SECS * 1000) << SEQUENCE_BITS))
+            after = max(0, position - first_of(int(HISTORY_SECS * 1000)))
             async for place, origin, entry in self.replay(name, after, position, checked=False):
                 self._reader.remember(name, place, origin, entry)
 
@@ -526,7 +521,7 @@ class LayerLog:
     @staticmethod
     def _is_late(position: int, message: Any, entry: Entry) -> bool:
         read_until_ms = message.get("read", 0)
-        unread_ms = (position >> SEQUENCE_BITS) - read_until_ms
+        unread_ms = ms_of(position) - read_until_ms
         if not read_until_ms:
             return False
         if isinstance(entry, Claim):

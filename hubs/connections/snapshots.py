@@ -32,9 +32,9 @@ from hubs.cluster.entries import (
     Publications,
     Skipped,
 )
-from hubs.cluster.log import SEQUENCE_BITS
 from hubs.connections.backlog import Backlog
 from hubs.connections.connection import Connection
+from hubs.layers.positions import ms_of
 from hubs.node.node import CHANGES, Node, node
 from hubs.node.ownership import Claims, Owner
 from hubs.node.publishing import PLACE_BITS
@@ -127,7 +127,7 @@ class Rebuilt:
         ttl_secs = publication.ttl_secs
         if ttl_secs is not None:
             # Not nothing, which would be for ever.
-            ttl_secs = ttl_secs - (self._now_ms - (position >> SEQUENCE_BITS)) // 1000 or -1
+            ttl_secs = ttl_secs - (self._now_ms - ms_of(position)) // 1000 or -1
         return Outgoing(publication.frame, ttl_secs=ttl_secs, place=place)
 
     def _is_meant(self, publication: Publication) -> bool:

@@ -53,10 +53,11 @@ from hubs.cluster.entries import (
     process_log,
 )
 from hubs.cluster.leases import HELLO_SECS, Leases
-from hubs.cluster.log import SEQUENCE_BITS, UNREACHABLE, Log, log_on
+from hubs.cluster.log import UNREACHABLE, Log, log_on
 from hubs.cluster.questions import Questions
 from hubs.cluster.records import Records
 from hubs.errors import NotFound, Refusal, Unavailable
+from hubs.layers.positions import first_of, ms_of
 from hubs.node.ownership import Arrival, Ownership
 from hubs.node.publishing import PLACE_BITS, Publishing
 from hubs.node.takeovers import Takeovers
@@ -165,7 +166,7 @@ class Node:
         """Take leave. Reliable connections that are still here wait for their clients elsewhere."""
         self.stopped = True
         await self._leave()
-        self.registry.__init__()  # type: ignore[misc]
+        self.registry.clear()
 
     async def _leave(self) -> None:
         if self._starting is not None and not self._starting.done():
@@ -287,7 +288,7 @@ class Node:
 
     def read_until_ms(self) -> int:
         """Until when this process has read what was appended: its own hellos come several times a second."""
-        return self.log.position(CONTROL_LOG) >> SEQUENCE_BITS
+        return ms_of(self.log.position(CONTROL_LOG))
 
     def append(self, hub: str, entry: Entry) -> asyncio.Future[None] | None:
         """Append an entry to a hub's log, behind what was published before."""
@@ -345,7 +346,7 @@ class Node:
 
     def _moved(self, question: Question, position: int) -> bool:
         # Questions and claims are in different logs; what happened in the same millisecond may be after it.
-        since = position >> SEQUENCE_BITS << SEQUENCE_BITS
+        since = first_of(ms_of(position))
         if question.connection is not None:
             owner = self.ownership.claims.get(question.connection)
             return (
@@ -401,7 +402,7 @@ class Node:
     def _take_hello(self, name: str, position: int, origin: str, hello: Hello) -> None:
         if hello.process == self.process and position:
             now_ms = int(asyncio.get_running_loop().time() * 1000)
-            self._ahead.append((position >> SEQUENCE_BITS) - now_ms)
+            self._ahead.append(ms_of(position) - now_ms)
         self.leases.take_hello(hello)
 
     def _take_goodbye(self, goodbye: Goodbye) -> None:

@@ -16,8 +16,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from hubs.cluster.entries import Claim, Entry, Parted, hub_log
-from hubs.cluster.log import HISTORY_SECS, SEQUENCE_BITS
+from hubs.cluster.log import HISTORY_SECS
 from hubs.errors import NotFound, Unavailable
+from hubs.layers.positions import first_of, ms_of
 
 if TYPE_CHECKING:
     from hubs.node.node import Node
@@ -97,7 +98,7 @@ class Claims:
         known = self.get(claim.connection)
         began = claim.began
         if position:
-            now = position >> SEQUENCE_BITS
+            now = ms_of(position)
             began = min(began, now)
             if claim.of is None and began < now - CLAIMING_SECS * 1000:
                 return False
@@ -121,7 +122,7 @@ class Claims:
 
 
 def _before(position: int) -> int:
-    return position - (int(CLAIM_SECS * 1000) << SEQUENCE_BITS)
+    return position - first_of(int(CLAIM_SECS * 1000))
 
 
 class Arrival:

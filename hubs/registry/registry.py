@@ -67,6 +67,11 @@ class Registry:
             if (members := self.groups.get((member.hub, group))) is not None:
                 members.changed()
 
+    def clear(self) -> None:
+        """Nobody is here any more."""
+        for index in (self.connections, self.hubs, self.users, self.groups):
+            index.clear()
+
     def __contains__(self, member: Member) -> bool:
         # Not another life of it: a connection may leave this process and come back while old work goes on.
         return self.connections.get(member.id) is member

@@ -16,6 +16,7 @@ from redis.asyncio import Redis as Client
 from hubs.cluster import log as room
 from hubs.cluster.entries import VERSION, Change, Ended, Entry
 from hubs.errors import NotFound, Unavailable
+from hubs.layers.positions import ms_of
 from tests.cluster.conftest import Process, Processes, soon, through, until
 from tests.proxy import CuttingProxy
 from tests.running import PATIENCE, Redis
@@ -329,7 +330,7 @@ async def test_what_is_appended_without_knowing_the_last_seconds_is_void_for_all
     [(_, position, _, _)] = here.taken
     change = Change("leave_group", ["c"], {"group": "g"})
     # As if it had been under way for so long, or its process had stood still.
-    here.read_until = (position >> room.SEQUENCE_BITS) - int(room.HISTORY_SECS * 1000) - 1
+    here.read_until = ms_of(position) - int(room.HISTORY_SECS * 1000) - 1
     appended = here.log.append("l", change)
     assert appended is not None
     with pytest.raises(Unavailable) as problem:
@@ -338,7 +339,7 @@ async def test_what_is_appended_without_knowing_the_last_seconds_is_void_for_all
     assert problem.value.outcome is None
     # Not so what is about nobody who may have moved.
     await here.append("last")
-    here.read_until = (here.log.position("l") >> room.SEQUENCE_BITS) - 1000
+    here.read_until = ms_of(here.log.position("l")) - 1000
     appended = here.log.append("l", change)
     assert appended is not None
     await soon(appended)

@@ -25,11 +25,11 @@ from hubs.cluster.entries import (
     hub_log,
 )
 from hubs.cluster.entries import decode as decoded
-from hubs.cluster.log import SEQUENCE_BITS
 from hubs.cluster.records import Records
 from hubs.connections.connection import Connection
 from hubs.connections.outbox import AsgiOutbox
 from hubs.connections.snapshots import Rebuilt
+from hubs.layers.positions import first_of, ms_of
 from hubs.node import node as nodes
 from hubs.node.node import Node
 from hubs.node.publishing import PLACE_BITS
@@ -53,7 +53,7 @@ class Tape:
         self.node = node
         self.rows: list[tuple[int, str, Entry]] = []
         self.kept: dict[str, bytes] = {}
-        self.last = node.clock_ms() << SEQUENCE_BITS
+        self.last = first_of(node.clock_ms())
 
     def append(self, name: str, entry: Entry) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -154,7 +154,7 @@ class Story:
 
     def claim(self) -> None:
         """A socket of this process claims it again, or the other process did, and this one after it."""
-        self.tape.put(self.node.process, Claim(self.connection.id, self.tape.last >> SEQUENCE_BITS))
+        self.tape.put(self.node.process, Claim(self.connection.id, ms_of(self.tape.last)))
 
     def lose_or_resume(self) -> None:
         if self.connection.outbox is not None:

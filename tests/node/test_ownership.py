@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubs.cluster.entries import Claim
-from hubs.cluster.log import SEQUENCE_BITS
+from hubs.layers.positions import first_of
 from hubs.node import ownership
 from hubs.node.ownership import CLAIM_SECS, CLAIMING_SECS, Claims, Owner
 
@@ -16,7 +16,7 @@ START_MS = 1_800_000_000_000
 
 
 def _at(ms: int) -> int:
-    return START_MS + ms << SEQUENCE_BITS
+    return first_of(START_MS + ms)
 
 
 def _claim(began_ms: int, of: str | None = None) -> Claim:
