@@ -22,7 +22,7 @@ import msgspec
 
 from hubs import conf
 from hubs.cluster.entries import Change, Ended, Entry, Parted, Publication
-from hubs.cluster.log import UNREACHABLE
+from hubs.cluster.log import UNREACHABLE, applied
 from hubs.errors import NotFound, TooMany
 from hubs.node.node import ANSWERS, CHANGES, node
 from hubs.node.publishing import PLACE_BITS
@@ -286,9 +286,7 @@ async def _publish(
     connection: str | None = None,
     ttl_secs: int | None = None,
 ) -> None:
-    posted = node().post(_publication(audience, payload, metadata, from_user_id, connection, ttl_secs))
-    if posted is not None:
-        await asyncio.shield(posted)
+    await applied(node().post(_publication(audience, payload, metadata, from_user_id, connection, ttl_secs)))
 
 
 def _publication(
@@ -517,9 +515,7 @@ async def _change(
     for hub, together in logged.items():
         for start in range(0, len(together), MAX_CHANGED_TOGETHER):
             some = together[start : start + MAX_CHANGED_TOGETHER]
-            appended = here.append(hub, Change(verb, [connection.id for connection in some], arguments, ack_id))
-            if appended is not None:
-                await asyncio.shield(appended)
+            await applied(here.append(hub, Change(verb, [connection.id for connection in some], arguments, ack_id)))
         for connection in together:
             if connection not in here:
                 # It has ended meanwhile, or gone on in another process.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from hubs.cluster.entries import CONTROL_LOG, Hello
-from hubs.cluster.log import Log
+from hubs.cluster.log import Log, applied
 from hubs.errors import Refusal
 
 logger = logging.getLogger(__name__)
@@ -88,9 +88,7 @@ class Leases:
 
     async def _say(self, *, asks: bool) -> None:
         self._said += 1
-        appended = self._log.append(CONTROL_LOG, Hello(self._process, self._said, asks))
-        if appended is not None:
-            await appended
+        await applied(self._log.append(CONTROL_LOG, Hello(self._process, self._said, asks)))
 
     async def next_hello(self) -> None:
         """Wait until a hello that is said from now on has come back."""

@@ -607,6 +607,12 @@ class LayerLog:
         return done
 
 
+async def applied(appended: asyncio.Future[None] | None) -> None:
+    """Wait for what `append` gave, which others may wait for too. Raises Unavailable."""
+    if appended is not None:
+        await asyncio.shield(appended)
+
+
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
     future.set_exception(problem)
     # Looked at: a future that nobody waits for does not complain when it is collected.

@@ -21,7 +21,7 @@ import msgspec
 from hubs import conf
 from hubs.cluster.entries import CONTROL_LOG, Answer, Question, encode, process_log
 from hubs.cluster.leases import Leases
-from hubs.cluster.log import UNREACHABLE, Log
+from hubs.cluster.log import UNREACHABLE, Log, applied
 from hubs.errors import NotFound, Refusal, TooMany, Unavailable
 from hubs.rules.audiences import Audience
 
@@ -89,11 +89,12 @@ class Questions:
         number = self._asked
         waiting = self.open[number] = _Open(one_is_enough=question.connection is not None)
         try:
-            appended = self._log.append(
-                CONTROL_LOG, Question(number, question.verb, question.audience, question.connection, question.arguments)
+            await applied(
+                self._log.append(
+                    CONTROL_LOG,
+                    Question(number, question.verb, question.audience, question.connection, question.arguments),
+                )
             )
-            if appended is not None:
-                await appended
             await waiting.complete.wait()
         finally:
             del self.open[number]
@@ -143,9 +144,7 @@ class Questions:
             answer = Answer(question.number, None, "Refusal", "Internal server error")
         # Where it cannot be told, the asker's patience runs out.
         with suppress(Refusal):
-            appended = self._log.append(process_log(asker), answer)
-            if appended is not None:
-                await appended
+            await applied(self._log.append(process_log(asker), answer))
 
     async def _answered(self, question: Question) -> Answer:
         try:

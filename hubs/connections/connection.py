@@ -33,6 +33,7 @@ from typing import Any, ClassVar
 
 from hubs import conf, operations
 from hubs.cluster.entries import Begun, Done, Parted, Skipped
+from hubs.cluster.log import applied
 from hubs.connections import eviction, reconnection
 from hubs.connections.backlog import Backlog
 from hubs.connections.lane import Lane, Rest
@@ -393,9 +394,7 @@ class Connection:
             backlog.skip(late)
             return
         frames = [(place >> PLACE_BITS, place & (1 << PLACE_BITS) - 1) for place in backlog.places(late)]
-        skipped = operations.append(self, Skipped(self.id, frames))
-        if skipped is not None:
-            await asyncio.shield(skipped)
+        await applied(operations.append(self, Skipped(self.id, frames)))
 
     def parted(self, parted: Parted, *, just_now: bool) -> None:
         """A process that it has left says what was acknowledged there; `just_now`: the last one, for this one."""
@@ -797,10 +796,8 @@ class Connection:
             raise Unavailable(STILL_HANDLED) from None
         if ack_id in self.acks:
             raise Duplicate(ack_id)
-        appended = operations.append(self, Begun(self.id, ack_id, self.session.next_number))
         try:
-            if appended is not None:
-                await asyncio.shield(appended)
+            await applied(operations.append(self, Begun(self.id, ack_id, self.session.next_number)))
         except Unavailable as problem:
             if problem.outcome is not None:
                 # It may be in the log, and then others wait for its end. Nobody handles it here, until that is told.
@@ -817,10 +814,8 @@ class Connection:
 
         async def append() -> None:
             while not operations.stopped():
-                appended = operations.append(self, done)
                 try:
-                    if appended is not None:
-                        await asyncio.shield(appended)
+                    await applied(operations.append(self, done))
                     return
                 except Refusal:
                     await asyncio.sleep(AGAIN_SECS)

@@ -53,7 +53,7 @@ from hubs.cluster.entries import (
     process_log,
 )
 from hubs.cluster.leases import HELLO_SECS, Leases
-from hubs.cluster.log import UNREACHABLE, Log, log_on
+from hubs.cluster.log import UNREACHABLE, Log, applied, log_on
 from hubs.cluster.questions import Questions
 from hubs.cluster.records import Records
 from hubs.errors import NotFound, Refusal, Unavailable
@@ -181,9 +181,7 @@ class Node:
         if started is not None and not started.cancelled() and not self.log.alone and not self.log.is_away:
             with suppress(Refusal, TimeoutError):
                 async with asyncio.timeout(1):
-                    appended = self.log.append(CONTROL_LOG, Goodbye(self.process))
-                    if appended is not None:
-                        await appended
+                    await applied(self.log.append(CONTROL_LOG, Goodbye(self.process)))
         await self.records.stop()
         await self.log.close()
 

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from hubs.cluster.entries import Claim, Entry, Parted, hub_log
-from hubs.cluster.log import HISTORY_SECS
+from hubs.cluster.log import HISTORY_SECS, applied
 from hubs.errors import NotFound, Unavailable
 from hubs.layers.positions import first_of, ms_of
 
@@ -186,9 +186,7 @@ class Ownership:
         future = self._claiming[key] = asyncio.get_running_loop().create_future()
         try:
             self._node.publishing.send_off(arrival.hub)
-            appended = self._node.log.append(hub_log(arrival.hub), entry)
-            if appended is not None:
-                await appended
+            await applied(self._node.log.append(hub_log(arrival.hub), entry))
             if not future.done():
                 # In the log, and not read back: nobody reads that log here.
                 raise Unavailable(CHANGING)

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hubs.cluster.entries import CONTROL_LOG, Adopted, Takeover
+from hubs.cluster.log import applied
 from hubs.errors import Refusal, Unavailable
 
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ class Takeovers:
         await asyncio.sleep(rank * RANK_SECS)
         while process in node.leases.orphaned and not self._has_heir(process):
             with suppress(Refusal):
-                appended = node.log.append(CONTROL_LOG, Takeover(process))
-                if appended is not None:
-                    await appended
+                await applied(node.log.append(CONTROL_LOG, Takeover(process)))
             await asyncio.sleep(AGAIN_SECS)
 
     def _has_heir(self, process: str) -> bool:
@@ -181,9 +180,7 @@ class Takeovers:
             logger.exception("The connections of process %s could not be adopted", process)
         while True:
             with suppress(Refusal):
-                appended = self._node.log.append(CONTROL_LOG, Adopted(process))
-                if appended is not None:
-                    await appended
+                await applied(self._node.log.append(CONTROL_LOG, Adopted(process)))
                 return
             await asyncio.sleep(AGAIN_SECS)
 
