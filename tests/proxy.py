@@ -138,6 +138,7 @@ class _Link:
                 self.abort()
                 return
             self._dialling = asyncio.get_running_loop().create_task(self._dial())
+            self._dialling.add_done_callback(self._dialled)
         elif self.aborted:
             end.reset()
             return
@@ -151,19 +152,24 @@ class _Link:
 
     async def _dial(self) -> None:
         host, port = self.route._target
-        try:
-            async with asyncio.timeout(DIAL_SECS):
-                loop = asyncio.get_running_loop()
-                if host.startswith("/"):
-                    await loop.create_unix_connection(lambda: self.server, host)
-                else:
-                    await loop.create_connection(lambda: self.server, host, port)
-        except (OSError, asyncio.CancelledError):
-            # TimeoutError is an OSError. Cancelled only by abort(), after which there is nobody to tell.
+        async with asyncio.timeout(DIAL_SECS):
+            loop = asyncio.get_running_loop()
+            if host.startswith("/"):
+                await loop.create_unix_connection(lambda: self.server, host)
+            else:
+                await loop.create_connection(lambda: self.server, host, port)
+
+    def _dialled(self, task: asyncio.Task[None]) -> None:
+        # A callback of the task, because one that is cancelled before its first step never runs at all.
+        self._dialling = None
+        if task.cancelled():
+            # By abort(), so there is nobody to tell. uvloop 0.23 closes a transport that it was still making without
+            # a word to its protocol, even where that was told of the connection already.
+            self.server.lost = True
+        elif error := task.exception():
+            assert isinstance(error, OSError), error
             self.abort()
-        finally:
-            self._dialling = None
-            self._perhaps_closed()
+        self._perhaps_closed()
 
     def settle(self) -> None:
         """Read from each end exactly if what is read can go on to the other."""

@@ -308,3 +308,15 @@ def test_stopping_ends_everything(recwarn: pytest.WarningsRecorder) -> None:
     gc.collect()
     assert threading.active_count() == threads
     assert not list(recwarn)
+
+
+async def test_connections_are_aborted_in_every_moment_of_their_making(parrot: Parrot, proxy: CuttingProxy) -> None:
+    """Also before the proxy's own call to the server has begun, or just as it is answered."""
+    for number in range(400):
+        pairs = [await asyncio.open_connection("127.0.0.1", proxy.port) for _ in range(3)]
+        await asyncio.sleep((number % 40) * 2e-5)
+        await asyncio.to_thread(proxy.abort)
+        for _, writer in pairs:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()

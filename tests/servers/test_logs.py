@@ -192,8 +192,9 @@ def _run(how: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_everything_is_written_before_a_process_ends(how: str, last: str) -> None:
     """And the count of what was held back, although its minute is not over."""
     said = _run(how).stderr
-    lines = said.splitlines()
-    assert lines[:10] == [f"line {number}" for number in range(10)]
+    # Python writes its own last words past all handlers, so they may stand among ours.
+    lines = [line for line in said.splitlines() if re.fullmatch(r"line \d+", line)]
+    assert lines == [f"line {number}" for number in range(10)]
     assert said.count("… 25 more like it in the last 1 s: line 10") == 1
     assert last in said
 
