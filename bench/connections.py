@@ -41,7 +41,8 @@ LATE_SECS = 2.0
 FIRST = 50
 
 
-SERVERS = {name: CONTESTANTS[name] for name in ("hubwire", "hubwire-reliable", "uvicorn")}
+USUAL = ("hubwire", "hubwire-reliable", "hubwire-reliable-redis", "uvicorn")
+SERVERS = {name: CONTESTANTS[name] for name in (*USUAL, "former", "former-reliable")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Run:
     # Until all were open and the server at rest.
     connecting: Usage
     grown: Memory
+    # The same of Redis, where there is one.
+    redis_grown: Memory
     # While all were idle.
     pings: int
     idle: Usage
@@ -72,6 +75,11 @@ class Run:
     def own_kib(self) -> float:
         """Growth of what is the server's alone (USS) per connection."""
         return self.grown.own / self.connections / 1024
+
+    @property
+    def redis_kib(self) -> float:
+        """Growth of Redis' resident memory per connection."""
+        return self.redis_grown.resident / self.connections / 1024
 
     @property
     def idle_share(self) -> float:
@@ -111,7 +119,7 @@ class Connections(command.Bench):
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--connections", type=whole(1, 60_000), default=CONNECTIONS, help="default: %(default)s")
-        parser.add_argument("--servers", type=one_of(SERVERS), default=tuple(SERVERS), help=f"of {', '.join(SERVERS)}")
+        parser.add_argument("--servers", type=one_of(SERVERS), default=USUAL, help=f"of {', '.join(SERVERS)}")
         parser.add_argument(
             "--at-once", type=whole(1, 1000), default=32, help="handshakes at once (default: %(default)s)"
         )
@@ -140,19 +148,20 @@ class Connections(command.Bench):
         await disconnect(await connect(server.door, server.targets(min(FIRST, count))))
         targets = server.targets(count)
         await at_rest(server)
-        before, meter = memory(server.processes()), Meter(server)
+        before, redis_before = memory(server.processes()), memory(server.companions())
+        meter = Meter(server)
         clients = await connect(server.door, targets, at_once=self.options.at_once)
         try:
             await at_rest(server)
             connecting = meter.read()
-            grown = memory(server.processes()) - before
+            grown, redis_grown = memory(server.processes()) - before, memory(server.companions()) - redis_before
             pings, meter = sum(client.pings for client in clients), Meter(server)
             await wait_for_pings(clients, self.options.ping_rounds, self.options.keep_alive)
             idle = meter.read()
             pings = sum(client.pings for client in clients) - pings
         finally:
             await disconnect(clients)
-        run = Run(server.contestant.name, number, count, connecting, grown, pings, idle)
+        run = Run(server.contestant.name, number, count, connecting, grown, redis_grown, pings, idle)
         self.runs.append(run)
         say(
             f"{number}  {server.contestant.title}: {run.connects_per_cpu_sec:,.0f} connects per CPU-s, "
@@ -169,7 +178,14 @@ class Connections(command.Bench):
         table = figures.table(
             f"{self.options.connections:,} idle connections, pinged every {self.options.keep_alive:g} s",
             "server",
-            right=("connects per CPU-s", "KiB each, resident", "of it own", "of a core with pings", "pings per s"),
+            right=(
+                "connects per CPU-s",
+                "KiB each, resident",
+                "of it own",
+                "and of Redis",
+                "of a core with pings",
+                "pings per s",
+            ),
         )
         for name in dict.fromkeys(run.server for run in self.runs):
             own = [run for run in self.runs if run.server == name]
@@ -178,6 +194,7 @@ class Connections(command.Bench):
                 figures.spread((run.connects_per_cpu_sec for run in own), ",.0f"),
                 figures.spread((run.resident_kib for run in own), ".1f"),
                 figures.spread((run.own_kib for run in own), ".1f"),
+                figures.spread((run.redis_kib for run in own), ".1f"),
                 figures.spread((run.idle_share for run in own), ".1%"),
                 figures.spread((run.pings / run.idle.wall_secs for run in own), ",.0f"),
             )

@@ -7,6 +7,7 @@ sake, such as Redis, is its companion and counts as its own.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -181,6 +182,33 @@ _HUBWIRE_DAPHNE = replace(
 )
 _HUBWIRE_REDIS = _on_redis(_HUBWIRE, "hubwire-redis", "Hubwire on Redis")
 
+# Another version of Hubwire, to compare: where its checkout is, with an environment of its own in `.venv`.
+FORMER = "FORMER"
+_FORMER_CHECKOUT = Path(os.environ.get(FORMER, "")).absolute()
+_FORMER_NEEDED = Need(
+    lambda: FORMER in os.environ and (_FORMER_CHECKOUT / "manage.py").exists(),
+    f"a checkout of another version ({FORMER}=directory)",
+)
+
+
+def _former(base: Contestant) -> Contestant:
+    """The same of the other version."""
+    python = _FORMER_CHECKOUT / ".venv" / "bin" / "python"
+
+    def its(command: Command) -> Command:
+        return tuple(str(python) if part == sys.executable and python.exists() else part for part in command)
+
+    return replace(
+        base,
+        name=base.name.replace("hubwire", "former"),
+        title=base.title.replace("Hubwire", "the other version"),
+        cwd=_FORMER_CHECKOUT,
+        command=its(base.command),
+        set_up=tuple(map(its, base.set_up)),
+        needs=(*base.needs, _FORMER_NEEDED),
+    )
+
+
 _STOCK_UVICORN = Contestant(
     "stock-uvicorn",
     "stock Channels in memory, uvicorn",
@@ -285,13 +313,17 @@ _ACCEPT_ALL = Contestant(
 # And this one alone, for the layers.
 _REDIS_ALONE = Contestant("redis", "Redis", PEERS, _redis_at("{port}"), always("/"), needs=(_REDIS,))
 
+_HUBWIRE_RELIABLE_REDIS = _on_redis(_HUBWIRE_RELIABLE, "hubwire-reliable-redis", "Hubwire on Redis, reliable JSON")
+_HUBWIRE_TWO = _two_workers(_HUBWIRE_REDIS, "hubwire-two", "Hubwire on Redis, two workers")
+
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        *(_HUBWIRE, _HUBWIRE_RELIABLE, _HUBWIRE_DAPHNE, _HUBWIRE_REDIS),
+        *(_HUBWIRE, _HUBWIRE_RELIABLE, _HUBWIRE_DAPHNE, _HUBWIRE_REDIS, _HUBWIRE_RELIABLE_REDIS),
         *(_STOCK_DAPHNE, _STOCK_UVICORN, _STOCK_REDIS),
         *(_SOCKETIO, _SOCKETIO_REDIS, _NCHAN_SERVER, _NATS_SERVER, _UWEBSOCKETS, _UWEBSOCKETS_JSON),
-        _two_workers(_HUBWIRE_REDIS, "hubwire-two", "Hubwire on Redis, two workers"),
+        _HUBWIRE_TWO,
+        *map(_former, (_HUBWIRE, _HUBWIRE_RELIABLE, _HUBWIRE_REDIS, _HUBWIRE_TWO)),
         _two_workers(_STOCK_REDIS, "stock-two", "stock Channels on Redis, two uvicorn workers"),
         replace(_SOCKETIO_REDIS, name="socketio-two", title="Socket.IO, Redis adapter, two processes", instances=2),
         _NATS_CLUSTER,
@@ -302,3 +334,8 @@ CONTESTANTS = {
 # The yardsticks of the ratios: the obvious way to build it, and the fastest there is.
 BASELINE = "stock"
 PEER = "uwebsockets"
+
+
+def former(name: str) -> str:
+    """Its name in the other version; only Hubwire's have one."""
+    return name.replace("hubwire", "former") if name.startswith("hubwire") else ""

@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -24,7 +24,7 @@ from rich.table import Table
 from bench import command, figures
 from bench.clients import PAYLOADS
 from bench.command import one_of, say, seconds, several, whole
-from bench.contestants import BASELINE, CONTESTANTS, PEER, Contestant
+from bench.contestants import BASELINE, CONTESTANTS, PEER, Contestant, former
 from bench.crowd import SHAPES, Crowd, Shape
 from bench.machine import CannotStart, Meter, Usage, need_files
 from bench.servers import Field, Server
@@ -276,7 +276,14 @@ class FanOutBench(command.Bench):
             f"Fan-out of {size}-byte messages, {window:,} under way",
             *("shape", "server"),
             right=(
-                *("deliveries per CPU-s", f"× {BASELINE}", "× uWS", "bytes each", "delivered / expected"),
+                *(
+                    "deliveries per CPU-s",
+                    f"× {BASELINE}",
+                    "× uWS",
+                    "× other version",
+                    "bytes each",
+                    "delivered / expected",
+                ),
                 *("per second", "server", "generator"),
             ),
         )
@@ -291,6 +298,7 @@ class FanOutBench(command.Bench):
                     figures.spread((run.per_cpu_sec for run in good), ",.0f"),
                     figures.ratio(_speed(runs), base),
                     figures.ratio(_speed(runs), peer),
+                    figures.spread(_ratios(good, by_server.get(former(server), ())), ".2f"),
                     f"{runs[0].frame_bytes:,}",
                     f"{sum(run.delivered for run in runs):,} / {sum(run.expected for run in runs):,}",
                     figures.middle((run.delivered / run.secs for run in good), ",.0f"),
@@ -336,6 +344,12 @@ class FanOutBench(command.Bench):
 def _speed(runs: Sequence[FanOut]) -> float | None:
     """The median of the runs that count."""
     return figures.median(run.per_cpu_sec for run in runs if not run.fault)
+
+
+def _ratios(runs: Iterable[FanOut], others: Iterable[FanOut]) -> Iterator[float]:
+    """What each is of the other of the same round."""
+    beside = {run.round: run for run in others if not run.fault}
+    return (run.per_cpu_sec / beside[run.round].per_cpu_sec for run in runs if run.round in beside)
 
 
 # Types of options

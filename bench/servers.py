@@ -165,11 +165,15 @@ class Server:
 
     def companions_cpu_secs(self) -> float:
         """Of what runs beside it for its sake, such as Redis."""
-        return cpu_secs(_trees(self._companions))
+        return cpu_secs(self.companions())
 
     def processes(self) -> list[psutil.Process]:
         """The server's process tree, as it is now, without companions."""
         return _trees(self._processes)
+
+    def companions(self) -> list[psutil.Process]:
+        """What runs beside it for its sake, such as Redis."""
+        return _trees(self._companions)
 
     # Beginning and end
 

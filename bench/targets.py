@@ -21,7 +21,7 @@ from bench.contestants import BASELINE, CONTESTANTS, PEER
 from bench.crowd import SHAPES
 from bench.layers import LAYERS
 from bench.rest import GROUP, YARDSTICK
-from bench.scale import CROSSED, FAMILIES, WORKERS
+from bench.scale import CROSSED, USUAL, WORKERS
 from bench.slow import CLIENTS, OUTBOX_BYTES, SLACK_BYTES
 from bench.upstream import EMPTY_CLIENT, OURS
 
@@ -217,7 +217,7 @@ def _scale(raw: Raw) -> Iterator[Row]:
     runs = raw.get("workers", ())
     section, unit = "Two workers", "deliveries per CPU-s"
     for shape in map(str, SHAPES):
-        for family in FAMILIES.values():
+        for family in USUAL.values():
             two = _rounds(runs, "per_cpu_sec", part=WORKERS, shape=shape, server=family.two)
             for name in (family.alone, family.connected):
                 if name is None:
@@ -228,8 +228,8 @@ def _scale(raw: Raw) -> Iterator[Row]:
                 title = CONTESTANTS[name].title + ", one"
                 yield _beside(section, what, unit, two, title, one, at_least=asked, of_ratio=True)
     section, unit = "Crossing", "messages per CPU-s"
-    ours, *others = FAMILIES.values()
-    crossed = {family: _rounds(runs, "per_cpu_sec", part=CROSSED, server=family.two) for family in FAMILIES.values()}
+    ours, *others = USUAL.values()
+    crossed = {family: _rounds(runs, "per_cpu_sec", part=CROSSED, server=family.two) for family in USUAL.values()}
     for family in others:
         title, asked = CONTESTANTS[family.two].title, CROSSINGS_PER_CPU_SEC if family is others[0] else None
         yield _beside(section, "frame in, frame out", unit, crossed[ours], title, crossed[family], at_least=asked)

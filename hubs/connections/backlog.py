@@ -123,12 +123,14 @@ class Backlog:
         """Everything up to this id has arrived; ids that were never given are taken as the last one."""
         self._acknowledged_at = now
         frames, places = self._frames, self._places
-        for _ in range(len(frames) - max(0, self._last - sequence_id)):
-            sized = frames.popleft()
-            self._bytes -= sized[1]
-            self._expired -= sized is EXPIRED
+        arrived = len(frames) - max(0, self._last - sequence_id)
+        if arrived > 0:
+            gone = [frames.popleft() for _ in range(arrived)]
+            self._bytes -= sum([sized[1] for sized in gone])
+            if self._expired:
+                self._expired -= sum(sized is EXPIRED for sized in gone)
             if places:
-                self._acknowledged_place = places.popleft()
+                self._acknowledged_place = [places.popleft() for _ in gone][-1]
         acknowledged = self._last - len(frames)
         if self._sent < acknowledged:
             self._sent = acknowledged

@@ -516,16 +516,16 @@ class Connection:
         if self.backlog is not None:
             batch = Batch()
             batch.add(outgoing, self.codec)
-            self.number(batch)
+            self.number(batch, _now())
         elif self.outbox is not None:
             self.outbox.put_shared(outgoing, self.codec)
 
-    def number(self, batch: Batch) -> None:
+    def number(self, batch: Batch, now: float) -> None:
         """Take data frames that others get too, as one of the reliable ones."""
         backlog = self.backlog
         if backlog is None or self._closed or not batch.sized:
             return
-        first = backlog.put(batch, _now(), sent=self.outbox is not None or self.sent_unsure)
+        first = backlog.put(batch, now, sent=self.outbox is not None or self.sent_unsure)
         if first is None:
             self._overflow()
         elif self.outbox is not None:

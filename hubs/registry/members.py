@@ -46,8 +46,8 @@ class Member(Protocol):
     def deliver(self, outgoing: Outgoing) -> None:
         """Take a frame for the client; never waits."""
 
-    def number(self, batch: Batch) -> None:
-        """Take several frames at once, as a member whose codec is reliable."""
+    def number(self, batch: Batch, now: float) -> None:
+        """Take several frames at once, as a member whose codec is reliable; `now` by the loop's clock."""
 
     def published(self, ack_id: int) -> None:
         """What it asked for under an ackId has been done."""
@@ -151,8 +151,9 @@ class Numbering:
         if self._batch:
             members, batch = self._members, self._batch
             self._members, self._batch = (), Batch()
+            now = asyncio.get_running_loop().time()
             for member in members:
-                member.number(batch)
+                member.number(batch, now)
 
     def _end_of_turn(self) -> None:
         self._scheduled = False

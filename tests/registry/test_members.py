@@ -76,7 +76,7 @@ class Member:
         if form is not None:
             self.read.append(("one", frames_of(form)))
 
-    def number(self, batch: Batch) -> None:
+    def number(self, batch: Batch, now: float) -> None:
         assert self.codec.reliable
         for stamps in batch.stamps:
             self.last += 1
