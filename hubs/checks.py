@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.checks import register as register_check
@@ -15,6 +17,8 @@ from django.utils.module_loading import import_string
 from rest_framework.settings import api_settings
 
 from hubs import addresses, conf, sign_in
+from hubs.layers.errors import LayerAway
+from hubs.layers.redis import RedisLayer
 from hubs.rules.names import is_hub_name
 
 
@@ -22,6 +26,7 @@ def register() -> None:
     """Make Django run the checks below."""
     register_check(check_settings, "hubs")
     register_check(check_channel_layer, "hubs")
+    register_check(check_redis, "hubs", deploy=True)
     register_check(check_caches, "hubs")
     register_check(check_secret_key, "hubs")
     register_check(check_database_file, "hubs")
@@ -99,6 +104,21 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
             "docs/scale-out.md.",
             id="hubs.W011",
         )
+    ]
+
+
+def check_redis(**_: Any) -> list[CheckMessage]:
+    """Ask the Redis of the channel layer whether it has what the log needs; only `check --deploy` does."""
+    layer = get_channel_layer()
+    if not isinstance(layer, RedisLayer):
+        return []
+    try:
+        missing = async_to_sync(layer.requirements)()
+    except LayerAway as problem:
+        return [Error(f"Redis cannot be used: {problem}", hint="Start it, or correct REDIS_URL.", id="hubs.E005")]
+    return [
+        Warning(sentence, hint="See 'Redis' in docs/scale-out.md for what the service needs.", id="hubs.W014")
+        for sentence in missing
     ]
 
 

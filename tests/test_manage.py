@@ -240,6 +240,19 @@ def test_a_redis_that_is_away_is_said(tmp_path: Path, url: str) -> None:
     assert "secret" not in line
 
 
+def test_what_a_redis_lacks_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    redis = Redis(tmp_path / "redis", "--maxmemory-policy", "allkeys-lru")
+    service = Service(tmp_path, env={"REDIS_URL": redis.url})
+    try:
+        redis.start()
+        service.set_up().start()
+        assert service.log.read_text().count("Warning: Redis' maxmemory-policy is allkeys-lru") == 1
+    finally:
+        service.stop()
+        redis.stop()
+
+
 def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     """Tried on a copy of the project, as the file stands beside manage.py."""
     import shutil

@@ -296,19 +296,12 @@ class RedisLayer(BaseChannelLayer):
 
     # Coming and going
 
-    async def reach(self) -> None:
-        """Connect to each Redis, have it answer, and hang up. Raises LayerAway, which says why that failed."""
-        for settings in self._hosts:
-            host = Host(settings, self.patience_secs)
-            try:
-                wire = await host.dial()
-                wire.lose(LayerAway("It was reached."))
-                await wire.closed
-            finally:
-                await host.close()
-
     async def requirements(self) -> list[str]:
-        """What this layer needs and a Redis does not give: sentences for an operator. Raises LayerAway."""
+        """Connect to each Redis and look for what this layer needs and that Redis lacks: sentences for an operator.
+
+        Empty where nothing is missing. Raises LayerAway, which says why a Redis cannot be used at all. The layer itself
+        is not touched; each Redis is given `patience_secs`.
+        """
         return [
             complaint
             for settings in self._hosts

@@ -30,9 +30,9 @@ def numbers(ear: Ear) -> list[int]:
 
 
 async def test_it_can_be_reached(layers: Layers) -> None:
-    await soon(layers().reach())
+    await soon(layers().requirements())
     with pytest.raises(LayerAway, match="Connect call failed"):
-        await soon(layers("redis://127.0.0.1:1/0").reach())
+        await soon(layers("redis://127.0.0.1:1/0").requirements())
 
 
 async def test_a_post_is_done_with_its_position(layers: Layers, asked: Client, prefix: str) -> None:

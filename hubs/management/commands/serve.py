@@ -123,10 +123,12 @@ class Command(BaseCommand):
         if not isinstance(layer, RedisLayer):
             return
         try:
-            asyncio.run(layer.reach())
+            missing = asyncio.run(layer.requirements())
         except LayerAway as problem:
             said = one_line(problem).removesuffix(".")
             raise Error(f"Redis cannot be used: {said}. Start it if it is down, else check REDIS_URL.") from None
+        for sentence in missing:
+            self.stderr.write(f"Warning: {sentence}")
 
     def _check_database(self) -> None:
         try:
