@@ -53,6 +53,9 @@ class StoppingServer(Server):
     # Called when clients are accepted, and when none is any more.
     on_started: Callable[[], None] | None = None
     on_stopping: Callable[[], None] | None = None
+    # How long the application may take to be able to serve clients, before any is accepted; then the server ends. None:
+    # clients are accepted at once, and told what is wrong.
+    ready_secs: float | None = None
 
     def __init__(self, config: Config, drain: Drain | None = None) -> None:
         self._door = _Door(config.app)
@@ -94,6 +97,13 @@ class StoppingServer(Server):
         # None for uvicorn, which would have the event loop accept.
         await super().startup([])
         collector.settle()
+        if self.ready_secs is not None and self.started:
+            await self._until(lambda: self.should_exit or not health.reachability(), self.ready_secs)
+            if self.should_exit or (reasons := health.reachability()):
+                if not self.should_exit:
+                    logger.error("New clients cannot be served here: %s", "; ".join(reasons))
+                self.should_exit = True
+                return
         self._acceptors = Acceptors(self.config, self._protocol)
         self._acceptors.open(sockets or [])
         if self.started and self.on_started is not None:

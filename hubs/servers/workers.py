@@ -28,7 +28,9 @@ A worker that ends unasked is started again: at once, if it had lived for a whil
 pause if it had not. Where no worker at all gets as far as serving, the supervisor gives up.
 
 On SIGHUP the workers are replaced one after the other, each when the next one is ready. A fresh process reads
-code, environment and `.env` file anew, so that is how a new version starts without refusing anybody.
+code, environment and `.env` file anew, so that is how a new version starts without refusing anybody. It accepts
+nobody until it can serve them: in an outage a worker that was there before goes on with what it knows, and has clients
+that a fresh one would refuse.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ FIRST_PAUSE_SECS = 0.5
 LONGEST_PAUSE_SECS = 30.0
 # How long a worker may take until it serves.
 START_SECS = 120.0
+# How long one that is to replace another may take of that, once it has started, until it can serve clients.
+READY_SECS = 20.0
 # How long a worker that has to end at once may take.
 NOW_SECS = 3.0
 # How often a worker is looked at, at least: in seconds, and in the time after which its silence is enough.
@@ -90,6 +94,8 @@ class Assignment(msgspec.Struct, frozen=True):
     sockets: list[list[int]]
     # How often it is to say that it is alive; 0 = never.
     beat_secs: float
+    # There is a worker in its place, which goes on if this one cannot serve clients.
+    replaces: bool = False
 
 
 @cache
@@ -113,18 +119,24 @@ class Worker:
         self._siblings = len(assigned.sockets) - 1
         self._beat_secs = assigned.beat_secs
         self._heard = b""
+        self._has_started = False
         server.on_started = self._started
         server.on_stopping = self._stopping
+        if assigned.replaces:
+            server.ready_secs = READY_SECS
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop. Raises SystemExit if it did not come to that."""
         # It is for the supervisor, but may have been sent to everybody.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # Where it stood, if it is ended for its silence; or breaks down.
         faulthandler.enable()
         self._server.run(sockets=self._places[self._number])
+        if not self._has_started:
+            raise SystemExit(1)
 
     def _started(self) -> None:
+        self._has_started = True
         asyncio.get_running_loop().add_reader(self._control, self._hear)
         self._say("ready")
         if self._beat_secs:
@@ -280,8 +292,9 @@ class Supervisor:
 
     async def _start(self, place: _Place) -> bool:
         """Start a worker and put it in its place when it serves; tells whether it does."""
+        replaces = place.worker is not None
         try:
-            worker = _Started(place.number, self._places, self._command, self._environment, self._look_secs)
+            worker = _Started(place.number, self._places, self._command, self._environment, self._look_secs, replaces)
         except OSError as problem:
             logger.error("Worker %d could not be started: %s", place.number, problem)
             return False
@@ -349,7 +362,7 @@ class Supervisor:
             logger.info("Replacing the workers, one after the other")
             for place in self._places:
                 if not await self._replace(place):
-                    logger.error("The other workers are not replaced")
+                    logger.error("The workers that were there before go on. Send SIGHUP again once that is mended")
                     break
             else:
                 logger.info("All workers were replaced")
@@ -426,6 +439,7 @@ class _Started:
         command: Sequence[str],
         environment: Mapping[str, str],
         beat_secs: float,
+        replaces: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
@@ -442,7 +456,7 @@ class _Started:
         self._control.setblocking(False)
         with theirs:
             sockets = [[listening.fileno() for listening in place.sockets] for place in places]
-            assigned = Assignment(number, theirs.fileno(), sockets, beat_secs)
+            assigned = Assignment(number, theirs.fileno(), sockets, beat_secs, replaces)
             self.process = subprocess.Popen(  # noqa: S603  # our own command line
                 command,
                 env={**environment, VARIABLE: msgspec.json.encode(assigned).decode()},

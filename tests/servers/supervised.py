@@ -29,7 +29,7 @@ class Child:
         self._reader, self._writer = reader, writer
 
     def order(self, text: str) -> None:
-        """`serve`, `die STATUS` or `hang` after its birth; anything ends its draining."""
+        """`serve`, `unready`, `die STATUS` or `hang` after its birth; anything makes it ready, or ends its draining."""
         self._writer.write(f"{text}\n".encode())
 
     async def hears(self) -> str:

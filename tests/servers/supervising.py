@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -68,9 +69,11 @@ def become_lean(sockets: list[list[socket.socket]], stop_secs: float, silence_se
 
 
 def work(assigned: Any, ear: str) -> int:
+    from hubs import health
+    from hubs.servers import workers
     from hubs.servers.uvicorn import server
-    from hubs.servers.workers import Worker
 
+    workers.READY_SECS = float(os.environ.get("READY_SECS", workers.READY_SECS))
     with socket.socket(socket.AF_UNIX) as mouth:
         mouth.connect(ear)
 
@@ -84,6 +87,11 @@ def work(assigned: Any, ear: str) -> int:
         if order[0] == "hang":
             time.sleep(1000)
 
+        if order[0] == "unready":
+            # Until it is told something else.
+            mouth.setblocking(False)
+            health.register("test", _unready(mouth))
+
         async def drain(stopping_too: int) -> None:
             say(f"draining {stopping_too}")
             mouth.setblocking(False)
@@ -92,6 +100,8 @@ def work(assigned: Any, ear: str) -> int:
         async def application(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "lifespan":
                 await receive()
+                if order[0] == "unready":
+                    logging.getLogger("test").error("The application has started")
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
                 say("over")
@@ -123,8 +133,21 @@ def work(assigned: Any, ear: str) -> int:
                     pass
 
         with contextlib.suppress(KeyboardInterrupt):
-            Worker(assigned, server(application, drain)).run()
+            workers.Worker(assigned, server(application, drain)).run()
     return 0
+
+
+def _unready(mouth: socket.socket) -> Callable[[], str | None]:
+    """A probe that complains until something is heard."""
+    heard = b""
+
+    def probe() -> str | None:
+        nonlocal heard
+        with contextlib.suppress(BlockingIOError):
+            heard = heard or mouth.recv(100)
+        return None if heard else "it is away"
+
+    return probe
 
 
 def hang_for_ever() -> None:

@@ -352,12 +352,49 @@ async def test_a_replacement_that_cannot_start_leaves_everything_as_it_is(superv
         old = await supervised.up()
         supervised.signal(signal.SIGHUP)
         (await supervised.birth(1)).order("die 1")
-        await supervised.says("The other workers are not replaced")
+        await supervised.says("The workers that were there before go on.")
         assert {await supervised.who_answers() for _ in range(40)} == {child.pid for child in old}
         # And it may be tried again.
         supervised.signal(signal.SIGHUP)
         (await supervised.birth(1)).order("serve")
         assert await old[0].hears() == "draining 0"
+
+
+async def test_a_replacement_that_cannot_serve_yet_accepts_nobody_until_it_can(supervise: Supervise) -> None:
+    """In an outage the workers that were there before have clients, and know what they read before it."""
+    async with supervise(2) as supervised:
+        old = await supervised.up()
+        supervised.signal(signal.SIGHUP)
+        fresh = await supervised.birth(1)
+        fresh.order("unready")
+        await supervised.says("The application has started")
+        assert {await supervised.who_answers() for _ in range(40)} == {child.pid for child in old}
+        fresh.order("now")
+        assert await old[0].hears() == "draining 0"
+        old[0].order("go")
+        assert fresh.pid in {await supervised.who_answers() for _ in range(40)}
+
+
+async def test_a_replacement_that_cannot_serve_leaves_everything_as_it_is(
+    supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("READY_SECS", "0.1")
+    async with supervise(2) as supervised:
+        old = await supervised.up()
+        supervised.signal(signal.SIGHUP)
+        fresh = await supervised.birth(1)
+        fresh.order("unready")
+        await supervised.says("New clients cannot be served here: test: it is away")
+        assert await fresh.hears() == "draining 0"
+        fresh.order("go")
+        await supervised.says(f"Worker 1 (process {fresh.pid}) could not start: ended with status 1")
+        await supervised.says("The workers that were there before go on.")
+        assert {await supervised.who_answers() for _ in range(40)} == {child.pid for child in old}
+        # One that was not replaced but lost is of use even so: it tells clients what is wrong.
+        os.kill(old[1].pid, signal.SIGKILL)
+        heir = await supervised.birth(2)
+        heir.order("unready")
+        await supervised.says(f"Worker 2 is ready (process {heir.pid})")
 
 
 # What a worker does with those who are there
