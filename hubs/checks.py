@@ -18,7 +18,7 @@ from rest_framework.settings import api_settings
 
 from hubs import addresses, conf, sign_in
 from hubs.layers.errors import LayerAway
-from hubs.layers.redis import RedisLayer
+from hubs.layers.redis import RETENTION_SECS, RedisLayer
 from hubs.rules.names import is_hub_name
 
 
@@ -78,7 +78,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
                     id="hubs.W001",
                 )
             )
-        problems += [*_proxies(), *_strict_transport()]
+        problems += [*_proxies(), *_strict_transport(), *_retention()]
     return problems
 
 
@@ -193,6 +193,24 @@ def _strict_transport() -> list[CheckMessage]:
             )
         ]
     return []
+
+
+def _retention() -> list[CheckMessage]:
+    """Who may come back has to find what was missed."""
+    layer = getattr(django_settings, "CHANNEL_LAYERS", {}).get("default", {})
+    if _layer_class(layer.get("BACKEND", "")) is not RedisLayer:
+        return []
+    kept, away = layer.get("CONFIG", {}).get("retention_secs", RETENTION_SECS), conf.settings.RECOVERY_SECS
+    if kept > away:
+        return []
+    return [
+        Warning(
+            f"LOG_RETENTION_SECS is {kept:g} and RECOVERY_SECS is {away:g}: clients may come back when what they "
+            "missed is not kept any more, and are then refused.",
+            hint=f"Set LOG_RETENTION_SECS to more than {away:g}; its default is {RETENTION_SECS:g}.",
+            id="hubs.W021",
+        )
+    ]
 
 
 def check_database_file(**_: Any) -> list[CheckMessage]:

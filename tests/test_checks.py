@@ -186,3 +186,14 @@ def test_a_cache_that_takes_others_down_with_it(settings: Any) -> None:
     [problem] = checks.check_caches()
     assert (problem.id, type(problem)) == ("hubs.W013", Warning)
     assert "hubs.redis_cache.RedisCache" in str(problem.hint)
+
+
+def test_a_log_that_is_not_kept_for_as_long_as_clients_may_be_away(settings: Any) -> None:
+    config = {"hosts": ["redis://127.0.0.1:1/0"], "retention_secs": 60}
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "hubs.layers.redis.RedisLayer", "CONFIG": config}}
+    assert _complaints(settings, RECOVERY_SECS=59) == []
+    [problem] = _complaints(settings, RECOVERY_SECS=60)
+    assert (problem.id, type(problem)) == ("hubs.W021", Warning)
+    assert "LOG_RETENTION_SECS is 60" in problem.msg
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    assert _complaints(settings, RECOVERY_SECS=300) == []

@@ -51,10 +51,11 @@ async def _complaints(wire: Wire, prefix: str) -> list[str]:
         complaints.append("This is a Redis Cluster, which is not supported. Name Redis servers that stand alone.")
     # Managed services often forbid CONFIG; then nothing is known.
     chosen = policy[1].decode() if isinstance(policy, list) and len(policy) == 2 else "noeviction"
-    if chosen != "noeviction" and not chosen.startswith("volatile-"):
+    if chosen != "noeviction":
+        # Also those of which only keys with an expiry are dropped: logs and snapshots have one.
         complaints.append(
-            f"Redis' maxmemory-policy is {chosen}: when memory runs out, it drops keys whether they expire or not, and "
-            "with them messages that it has acknowledged. Set maxmemory-policy noeviction."
+            f"Redis' maxmemory-policy is {chosen}: when memory runs out, it drops logs, and with them messages that it "
+            "has acknowledged. Set maxmemory-policy noeviction."
         )
     complaints += await _forbidden(wire, prefix)
     return complaints
