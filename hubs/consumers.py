@@ -20,12 +20,12 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from hubs import callers, endpoints, operations
+from hubs import callers, close_codes, endpoints, operations
 from hubs.connections import eviction, snapshots
 from hubs.connections.connection import Connection
 from hubs.connections.direct import DirectOutbox
 from hubs.connections.handshake import Admission, Handshake, admit, asks_for_recovery, hub_of
-from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
+from hubs.connections.outbox import AsgiOutbox
 from hubs.connections.recovery import NotRecovered, bring_back
 from hubs.errors import DatabaseUnavailable, HandshakeRefused, NotFound, Refusal, Unavailable
 from hubs.node.node import node
@@ -39,7 +39,6 @@ Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
-NOT_RECOVERED = "The connection could not be recovered."
 
 # When a client that is refused for the service's own sake may come again.
 RETRY_AFTER_SECS = b"1"
@@ -206,7 +205,7 @@ class _Conversation:
         except asyncio.CancelledError:
             if not self._too_slow:
                 raise
-            reason = QUEUE_FULL
+            reason = close_codes.QUEUE_FULL.reason
             await outbox.drained()
         finally:
             if connection.outbox is outbox:
@@ -235,7 +234,7 @@ class _Conversation:
         connection = self._connection
         if connection.outbox is self._outbox:
             eviction.log(connection, cause, waiting)
-            connection.give_up(QUEUE_FULL)
+            connection.give_up(close_codes.QUEUE_FULL.reason)
         if self._task is not None:
             self._task.cancel()
 
@@ -259,7 +258,8 @@ async def _not_recovered(handshake: Handshake, receive: Receive, send: Send) -> 
         accept["subprotocol"] = subprotocol
     try:
         await send(accept)
-        await send({"type": "websocket.close", "code": 1008, "reason": NOT_RECOVERED})
+        code, reason = close_codes.NOT_RECOVERED.frame
+        await send({"type": "websocket.close", "code": code, "reason": reason})
     except OSError:
         return
     while (await receive())["type"] != "websocket.disconnect":

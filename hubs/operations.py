@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from hubs import conf
+from hubs import close_codes, conf
 from hubs.cluster.entries import Change, Ended, Entry, Parted, Publication
 from hubs.cluster.log import UNREACHABLE, applied
 from hubs.errors import NotFound, TooMany
@@ -301,7 +301,7 @@ def _publication(
     return Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs or None)
 
 
-# Closing. Each returns when the connections are gone from every process.
+# CloseReason. Each returns when the connections are gone from every process.
 
 
 async def close_connection(hub: str, connection_id: str, reason: str | None = None) -> None:
@@ -463,7 +463,7 @@ async def _close(connections: Sequence[LiveConnection], arguments: dict[str, Any
     # Applications compare this text.
     message = "Application server closed the connection." + (f" Reason: {reason}" if reason else "")
     for connection in connections:
-        connection.close(1000, reason or "", message=message)
+        connection.close(*close_codes.closed_by_service(reason or "").frame, message=message)
     return len(connections)
 
 
@@ -570,7 +570,7 @@ def _note(connection: LiveConnection, place: int, group: str, *, joined: bool) -
             connection.changes = []
         connection.changes.append((place, group, joined))
         if len(connection.changes) > MAX_CHANGES:
-            connection.close(1008, "Too many groups were joined and left between two acknowledgements.")
+            connection.close(*close_codes.TOO_MANY_CHANGES.frame)
 
 
 @changes("grant")

@@ -31,7 +31,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from hubs import conf, operations
+from hubs import close_codes, conf, operations
+from hubs.close_codes import CloseReason
 from hubs.cluster.entries import Begun, Done, Parted, Skipped
 from hubs.cluster.log import applied
 from hubs.connections import eviction, reconnection
@@ -69,17 +70,10 @@ from hubs.upstream.session import Session
 
 logger = logging.getLogger(__name__)
 
-TOO_LARGE = "The client message is too large."
 NOT_ALLOWED = "The client does not have permission to {verb} group '{group}'."
-INTERNAL_ERROR = "Internal server error"
-BUFFER_FULL = "The reliable message buffer is full."
-TAKEN_OVER = "The connection was recovered by another socket."
-EXPIRED = "The connection recovery timeout expired."
 STOPPING = "The server is stopping; try again."
 STILL_HANDLED = "Another server handles this event still; try again."
-MESSAGES_LOST = "Messages for this connection were lost; connect anew."
 
-GOING_AWAY = 1001
 
 # Of a client's publications, so many whose fate is not known.
 MAX_IN_DOUBT = 1000
@@ -94,11 +88,6 @@ FINISHING_SECS = 10.0
 # How long a client waits for the end of its event to be in the log, and how soon that is tried again.
 TELLING_SECS = 1.0
 AGAIN_SECS = 0.2
-
-# How a client ends its connection: a close frame that says so, or one that says nothing (what some SDKs' stop() sends).
-# So do those of a broken protocol: the same frames would come again. Anything else, the loss of the socket above
-# all, is an accident.
-FINAL_CODES = (1000, 1005, 1002, 1003, 1007, 1009)
 
 
 class Connection:
@@ -281,9 +270,9 @@ class Connection:
         if self.outbox is None or self.closing:
             return
         if self.backlog is None:
-            self.outbox.close(GOING_AWAY)
+            self.outbox.close(*close_codes.STOPPING.frame)
         else:
-            self._lose_socket("")
+            self._lose_socket(close_codes.STOPPING)
             self.wait_for_client()
 
     @property
@@ -307,7 +296,7 @@ class Connection:
         """A socket is closed: with what its client said, or 1006 if it was lost. Only the present one matters."""
         if outbox is not self.outbox:
             return
-        if self.backlog is None or self._closed or not self._opened or code in FINAL_CODES:
+        if self.backlog is None or self._closed or not self._opened or code in close_codes.BY_CLIENT_FOR_GOOD:
             self.end(reason)
         else:
             self._go_away(outbox.silent_secs)
@@ -319,7 +308,7 @@ class Connection:
         """
         if self._departed:
             # Another socket was faster; a client that comes again may have it back.
-            raise Unavailable(TAKEN_OVER)
+            raise Unavailable(close_codes.TAKEN_OVER.reason)
         if self.backlog is None or not self.recoverable:
             raise NotFound(f"Connection `{self.id}` cannot be recovered.")
         if self._retiring:
@@ -341,7 +330,7 @@ class Connection:
         self._stop_expiry()
         most = conf.settings.RECOVERY_SECS
         left = max(most - silent_secs, most * LEAST_PART_LEFT)
-        self._expiry = asyncio.get_running_loop().call_later(left, self.end, EXPIRED)
+        self._expiry = asyncio.get_running_loop().call_later(left, self.end, close_codes.RECOVERY_EXPIRED.reason)
 
     def depart(self, *, taken_over: bool) -> None:
         """It goes on in another process, or has ended for all others (`taken_over`: this one was taken for dead).
@@ -357,7 +346,7 @@ class Connection:
             _unfinished[self] = asyncio.get_running_loop()
             self.lane.close(lambda: _finished(self))
         if taken_over:
-            self._lose_socket("")
+            self._lose_socket(close_codes.STOPPING)
         else:
             self._lose_socket()
         self._settle()
@@ -374,14 +363,14 @@ class Connection:
         self._ended = True
         self._stop_expiry()
         self.lane.stop()
-        self._lose_socket("")
+        self._lose_socket(close_codes.STOPPING)
         self.leave()
         operations.ended(self)
 
     def lose_messages(self) -> None:
         """What was published for it may be lost: a reliable client is told, by having to begin anew."""
         if self.backlog is not None:
-            self.close(1008, MESSAGES_LOST)
+            self.close(*close_codes.MESSAGES_LOST.frame)
 
     async def skip_late(self) -> None:
         """Leave out what it is too late for, before the next socket is given the rest. Raises Unavailable."""
@@ -418,12 +407,12 @@ class Connection:
         self._drop_outbox()
         self.wait_for_client(silent_secs)
 
-    def _lose_socket(self, reason: str = TAKEN_OVER) -> None:
+    def _lose_socket(self, why: CloseReason = close_codes.TAKEN_OVER) -> None:
         # Not 1008, which SDKs take for the end of the connection. A client may have given up the attempt that got it,
         # and comes back to it by this socket's end.
         if self.outbox is not None:
             outbox, self.outbox = self.outbox, None
-            outbox.close(GOING_AWAY, reason)
+            outbox.close(*why.frame)
         # Clients give up what they invoked when they lose their socket.
         self._cancel_invocations()
 
@@ -536,7 +525,7 @@ class Connection:
             # In the middle of a fan-out, perhaps: acted on in the next turn.
             self._overflowing = True
             eviction.log(self, *self.backlog.overflow(_now()))  # type: ignore[union-attr]
-            asyncio.get_running_loop().call_soon(self.close, 1008, BUFFER_FULL)
+            asyncio.get_running_loop().call_soon(self.close, *close_codes.BUFFER_FULL.frame)
 
     def _tell(self, frame: Downstream) -> None:
         """Say something that concerns the present socket alone."""
@@ -590,7 +579,7 @@ class Connection:
         limit = conf.settings.MAX_MESSAGE_BYTES
         size = len(message)
         if size > limit or (isinstance(message, str) and size * 4 > limit and len(message.encode()) > limit):
-            raise Disconnect(1009, TOO_LARGE)
+            raise Disconnect(*close_codes.MESSAGE_TOO_LARGE.frame)
         return self.codec.decode(message)
 
     def begin_frame(self, frame: Upstream) -> Rest | None:
@@ -635,13 +624,13 @@ class Connection:
             raise problem
         if not isinstance(problem, Refusal):
             logger.error("A %s frame could not be handled", type(frame).__name__, exc_info=problem)
-        refusal = problem if isinstance(problem, Refusal) else Refusal(INTERNAL_ERROR)
+        refusal = problem if isinstance(problem, Refusal) else Refusal(close_codes.FAILED.reason)
         if ack_id is not None:
             return Ack(ack_id, refusal.name, refusal.message)
         if not self.codec.named:
             # A simple client cannot be told in any other way.
-            code = 1008 if isinstance(refusal, Forbidden) else 1011
-            raise Disconnect(code, refusal.message if code == 1008 else INTERNAL_ERROR)
+            why = close_codes.forbidden(refusal.message) if isinstance(refusal, Forbidden) else close_codes.FAILED
+            raise Disconnect(*why.frame)
         logger.debug("A %s frame without ackId was refused: %s", type(frame).__name__, refusal.name)
         return None
 
@@ -747,7 +736,7 @@ class Connection:
             reply = await dispatch.user_event(self.session, request)
         except BaseException as problem:
             if logged and ack_id is not None:
-                refusal = problem if isinstance(problem, Refusal) else Refusal(INTERNAL_ERROR)
+                refusal = problem if isinstance(problem, Refusal) else Refusal(close_codes.FAILED.reason)
                 self._append_surely(Done(self.id, ack_id, refusal.name, refusal.message, self.session.packed()))
             raise
         payload = reply.payload
@@ -899,7 +888,7 @@ class Connection:
             response = _failure(frame, refusal.name, refusal.message)
         except Exception:
             logger.exception("An invocation could not be answered")
-            response = _failure(frame, "InternalServerError", INTERNAL_ERROR)
+            response = _failure(frame, "InternalServerError", close_codes.FAILED.reason)
         # Gone: cancelled, or given up with its socket.
         if self._invocations.get(frame.invocation_id) is asyncio.current_task():
             del self._invocations[frame.invocation_id]

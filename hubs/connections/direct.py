@@ -13,8 +13,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hubs import close_codes
 from hubs.connections import eviction
-from hubs.connections.outbox import CLOSING_SECS, QUEUE_FULL, Outbox, short
+from hubs.connections.outbox import CLOSING_SECS, Outbox, short
 from hubs.errors import Disconnect
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps
 from hubs.protocols.extension import Socket
@@ -145,7 +146,7 @@ class DirectOutbox(Outbox):
         connection = self.connection
         if connection is not None and connection.outbox is self:
             eviction.log(connection, cause, waiting)
-            connection.give_up(QUEUE_FULL)
+            connection.give_up(close_codes.QUEUE_FULL.reason)
 
     # From the server
 

@@ -26,23 +26,25 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any
 
-from hubs import conf
+from hubs import close_codes, conf
 from hubs.connections import eviction
 from hubs.protocols.codec import Batch, Codec, Message, Outgoing, Stamps, size_of
-from hubs.protocols.extension import EVICTIONS, Socket
+from hubs.protocols.extension import Socket
 
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 Send = Callable[[Event], Awaitable[None]]
 
-QUEUE_FULL = "The outbound message queue is full."
 
 # A close frame's payload is at most 125 bytes, of which two are the code.
 MAX_REASON_BYTES = 123
 
 # How long a socket that takes nothing any more may delay the end of its connection.
 CLOSING_SECS = 5.0
+
+# Where the server closed by itself, the log says how much was waiting.
+_EVICTIONS = {each.reason for each in (close_codes.NO_PONG, close_codes.UNREACHABLE, close_codes.NOT_READ)}
 
 
 class Outbox:
@@ -110,7 +112,7 @@ class Outbox:
 
     def log_end(self, connection: eviction.Evicted, reason: str) -> None:
         """Say in the log why the server has parted with a client, if that is how its socket ended."""
-        if reason in EVICTIONS and (self._lost or not self._closing):
+        if reason in _EVICTIONS and (self._lost or not self._closing):
             eviction.log(connection, reason, self._waiting)
 
     def _enqueue(self, message: Any, size: int) -> None:
@@ -129,7 +131,7 @@ class Outbox:
         self._clear()
         # First: whose socket this is must not take its end for an accident.
         self._too_slow(eviction.exceeded(setting), waiting)
-        self.close(1008, QUEUE_FULL)
+        self.close(*close_codes.QUEUE_FULL.frame)
 
     def _too_slow(self, cause: str, waiting: str) -> None:
         """The client has let it overflow. Called in the middle of a fan-out, so to be acted on in the next turn."""

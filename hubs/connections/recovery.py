@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from hubs import conf
+from hubs import close_codes, conf
 from hubs.cluster.entries import Ended, hub_log
 from hubs.connections import reconnection, snapshots
 from hubs.connections.connection import Connection, unfinished
@@ -34,7 +34,6 @@ from hubs.upstream.session import Session
 
 logger = logging.getLogger(__name__)
 
-STOPPED = "The service is stopping."
 LEFT = "The client has left."
 PROCESS_DIED = "The server of this connection has stopped working."
 
@@ -259,7 +258,7 @@ def stop() -> None:
         return
     for connection in here.members():
         if isinstance(connection, Connection) and connection.outbox is None:
-            connection.end(STOPPED)
+            connection.end(close_codes.STOPPED.reason)
 
 
 def _now() -> float:

@@ -12,11 +12,6 @@ from typing import Any, Protocol
 
 EXTENSION = "hubwire.direct"
 
-# Reasons of servers that part with a client by themselves: with 1006, since nobody is there, and with 1008.
-NO_PONG = "The client did not answer a ping."
-UNREACHABLE = "The client could not be reached."
-NOT_READ = "The client did not read what was sent to it."
-EVICTIONS = frozenset({NO_PONG, UNREACHABLE, NOT_READ})
 # In a `websocket.disconnect`, where a client was cut off for its silence: for how long nothing had come from it.
 SILENT_SECS = "hubwire.silent_secs"
 

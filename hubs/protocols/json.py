@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from hubs import close_codes
 from hubs.errors import Disconnect
 from hubs.protocols.frames import (
     BINARY,
@@ -58,9 +59,6 @@ from hubs.protocols.validity import (
     whole_number,
 )
 
-INVALID = "The client message is not a valid JSON protocol message."
-WRONG_OPCODE = "The JSON subprotocol requires text messages."
-
 _string = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
@@ -84,7 +82,7 @@ class JsonCodec:
     def decode(self, message: str | bytes) -> Upstream:
         """Read one text message. Raises Disconnect: 1003 for a binary one, 1007 for a malformed one."""
         if not isinstance(message, str):
-            raise Disconnect(1003, WRONG_OPCODE)
+            raise Disconnect(*close_codes.JSON_NEEDS_TEXT.frame)
         try:
             try:
                 incoming = _frame.decode(message)
@@ -94,7 +92,7 @@ class JsonCodec:
         # RecursionError: nested deeper than the decoder follows. ValueError: what is malformed, lone
         # surrogates, and numbers longer than Python turns into integers.
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            raise Disconnect(1007, INVALID) from None
+            raise Disconnect(*close_codes.INVALID_JSON.frame) from None
 
     def encode(self, frame: Downstream) -> str:
         """Write one frame as compact JSON, members in the documented order."""

@@ -23,6 +23,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from hubs import close_codes
 from hubs.errors import Disconnect
 from hubs.protocols import webpubsub_pb2 as pb
 from hubs.protocols.frames import (
@@ -77,13 +78,11 @@ class ProtobufCodec:
     def __init__(self, name: str, *, reliable: bool = False) -> None:
         self.name = name
         self.reliable = reliable
-        self.wrong_opcode = f"The {name} subprotocol requires binary messages."
-        self.invalid = f"The client message is not a valid {name} protocol message."
 
     def decode(self, message: str | bytes) -> Upstream:
         """Read one binary message. Raises Disconnect: 1003 for a text one, 1007 for a malformed one."""
         if isinstance(message, str):
-            raise Disconnect(1003, self.wrong_opcode)
+            raise Disconnect(*close_codes.protobuf_needs_binary(self.name).frame)
         try:
             upstream = pb.UpstreamMessage.FromString(message)
             kind = upstream.WhichOneof("message")
@@ -91,7 +90,7 @@ class ProtobufCodec:
                 raise Malformed("unknown message")
             return _READERS[kind](getattr(upstream, kind))
         except (DecodeError, Malformed):
-            raise Disconnect(1007, self.invalid) from None
+            raise Disconnect(*close_codes.invalid_protobuf(self.name).frame) from None
 
     def encode(self, frame: Downstream) -> bytes:
         """Write one frame; the same frame gives the same bytes."""

@@ -41,9 +41,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.web.http import HTTPChannel
 
-from hubs import conf
+from hubs import close_codes, conf
 from hubs.protocols import framing
-from hubs.protocols.extension import NOT_READ
 from hubs.servers import endings
 from hubs.servers.direct import AHEAD_BYTES_EACH, MAX_AHEAD_BYTES
 from hubs.servers.keep_alive import KeptAlive, Wheel
@@ -125,7 +124,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
                 framing.binary_frames(message["bytes"]) if text is None else framing.text_frames(text.encode())
             )
         elif kind in ("websocket.send", "websocket.close") and self.state != self.STATE_CONNECTING:
-            # Closing or closed: nothing reaches the client any more.
+            # CloseReason or closed: nothing reaches the client any more.
             return
         else:
             super().handle_reply(message)
@@ -205,7 +204,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
         self.transport.abortConnection()
 
     def _close_unread(self) -> None:
-        self._close(endings.POLICY_VIOLATION, NOT_READ)
+        self._close(*close_codes.NOT_READ.frame)
         self._expire()
 
     def onPong(self, payload: bytes) -> None:  # noqa: N802 (autobahn's name)
@@ -241,7 +240,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
     def handle_exception(self, exception: Exception) -> None:
         """The application failed: say so in HTTP or, after the handshake, in a close frame."""
         if self.state == self.STATE_OPEN:
-            self._close(endings.INTERNAL_ERROR, endings.reason(endings.INTERNAL_ERROR, None))
+            self._close(close_codes.INTERNAL_ERROR, endings.reason(close_codes.INTERNAL_ERROR, None))
         elif hasattr(self, "handshake_deferred"):
             super().handle_exception(exception)
 
@@ -255,14 +254,14 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
     def go_away(self) -> None:
         """The server stops."""
         if self.state == self.STATE_OPEN:
-            self._close(endings.GOING_AWAY)
+            self._close(close_codes.GOING_AWAY)
 
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:  # noqa: N802, N803
         """The client closes, or answers our close frame."""
         self._discards = True
         ended = super().onCloseFrame(code, reasonRaw)
         if not self.failedByMe:
-            self._tell(endings.NO_CODE if code is None else code, self.remoteCloseReason or "")
+            self._tell(close_codes.NO_CODE if code is None else code, self.remoteCloseReason or "")
         return ended
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N802, N803
@@ -271,7 +270,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
             self._last_resort.cancel()
         self._gone = True
         self.read_on()
-        self._tell(endings.CONNECTION_LOST, self._lost_by)
+        self._tell(close_codes.CONNECTION_LOST, self._lost_by)
         if self._slot is not None:
             self.wheel.unwatch(self)
             self.wheel.remove(self, self._slot)
@@ -293,14 +292,14 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
             super()._dataReceived(data)
 
     def _protocol_violation(self, reason: str) -> bool:
-        self._fail_connection(endings.PROTOCOL_ERROR, reason)
+        self._fail_connection(close_codes.PROTOCOL_ERROR, reason)
         return True
 
     def _invalid_payload(self, reason: str) -> bool:
-        self._fail_connection(endings.INVALID_DATA, reason)
+        self._fail_connection(close_codes.INVALID_DATA, reason)
         return True
 
-    def _fail_connection(self, code: int = endings.GOING_AWAY, reason: str = "") -> None:
+    def _fail_connection(self, code: int = close_codes.GOING_AWAY, reason: str = "") -> None:
         """The client broke the protocol; autobahn gives `reason` in words of its own."""
         if self.state == self.STATE_CLOSED or self.failedByMe:
             return
@@ -309,7 +308,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
             self._close(code, endings.reason(code, self.websocket_protocol_in_use))
         # Twisted would first ask a producer for more.
         self.unregisterProducer()
-        if code == endings.TOO_LARGE:
+        if code == close_codes.TOO_LARGE:
             # The rest of the frame is on its way.
             asyncio.get_running_loop().call_later(endings.QUIET_SECS, self._hang_up)
         else:

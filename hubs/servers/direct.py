@@ -49,7 +49,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from hubs.protocols.extension import NOT_READ, Receiver
+from hubs import close_codes
+from hubs.protocols.extension import Receiver
 from hubs.servers import endings, reading
 from hubs.servers.keep_alive import KeptAlive, Wheel, reset_when_closed
 from hubs.servers.reading import Fault, Reader
@@ -357,7 +358,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
             self._look()
             return
         self._hand_on(all_of_it=True)
-        self._tell(endings.CONNECTION_LOST, self._lost_by)
+        self._tell(close_codes.CONNECTION_LOST, self._lost_by)
         self._collected.clear()
         self._read_nothing()
         if self._timer is not None:
@@ -423,7 +424,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
         if not self._over:
-            self._close(endings.GOING_AWAY, "", endings.STOPPING_SECS)
+            self._close(close_codes.GOING_AWAY, "", endings.STOPPING_SECS)
         else:
             # Whatever time it was given for its end before: now everybody waits for it.
             self._expire(endings.STOPPING_SECS)
@@ -431,7 +432,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
     def fail(self) -> None:
         """The application failed."""
         if not self._over:
-            code = endings.INTERNAL_ERROR
+            code = close_codes.INTERNAL_ERROR
             self._close(code, endings.reason(code, self._agreed), endings.CLOSING_SECS)
 
     # For keeping it alive
@@ -466,7 +467,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
         self._abort()
 
     def _close_unread(self) -> None:
-        self.close(endings.POLICY_VIOLATION, NOT_READ)
+        self.close(*close_codes.NOT_READ.frame)
 
     def _abort(self) -> None:
         reset_when_closed(self._end())
@@ -531,7 +532,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
                 self._break_off(fault.code)
                 return
             except UnicodeDecodeError:
-                self._break_off(endings.INVALID_DATA)
+                self._break_off(close_codes.INVALID_DATA)
                 return
             if self._deaf:
                 continue

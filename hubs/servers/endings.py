@@ -21,20 +21,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hubs.protocols import json
+from hubs import close_codes
 from hubs.protocols.codec import CODECS
 from hubs.protocols.extension import SILENT_SECS
 
 Event = dict[str, Any]
-
-GOING_AWAY = 1001
-PROTOCOL_ERROR = 1002
-NO_CODE = 1005
-CONNECTION_LOST = 1006
-INVALID_DATA = 1007
-POLICY_VIOLATION = 1008
-TOO_LARGE = 1009
-INTERNAL_ERROR = 1011
 
 # How long a client may take for its part of the closing handshake, and for reading what is left.
 CLOSING_SECS = 10.0
@@ -45,10 +36,9 @@ QUIET_SECS = 1.0
 # How long all of that may take when the server itself is stopping and everybody waits for it.
 STOPPING_SECS = 2.0
 
+# What a server says when it closes by itself.
 _REASONS = {
-    PROTOCOL_ERROR: "The client frame is invalid.",
-    TOO_LARGE: "The client message is too large.",
-    INTERNAL_ERROR: "Internal server error",
+    each.code: each.reason for each in (close_codes.INVALID_FRAME, close_codes.MESSAGE_TOO_LARGE, close_codes.FAILED)
 }
 
 
@@ -65,8 +55,9 @@ def disconnected(code: int, reason: str = "", silent_secs: float = 0) -> Event:
 
 def reason(code: int, subprotocol: str | None) -> str:
     """The reason that goes into the close frame when the server closes by itself with `code`."""
-    if code != INVALID_DATA:
+    if code != close_codes.INVALID_DATA:
         return _REASONS.get(code, "")
     # Bytes that are no text are no JSON either; a JSON client is told in the words that its codec has for that.
     codec = CODECS.get((subprotocol or "").lower())
-    return json.INVALID if codec is not None and codec.wire == "json" else "The client message is not valid UTF-8."
+    is_json = codec is not None and codec.wire == "json"
+    return (close_codes.INVALID_JSON if is_json else close_codes.INVALID_TEXT).reason

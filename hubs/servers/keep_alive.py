@@ -39,7 +39,7 @@ import socket
 import struct
 from typing import Any, NamedTuple, Protocol
 
-from hubs.protocols.extension import NO_PONG, UNREACHABLE
+from hubs import close_codes
 
 # A turn has so many slots; a slot lasts a second at most where that is enough of them.
 LEAST_SLOTS, MOST_SLOTS = 10, 60
@@ -279,7 +279,7 @@ class KeptAlive:
         self._ping_next = True
         if self._unanswered and (heard < UPLOAD_BYTES or self._unanswered >= MOST_UNANSWERED):
             self.silent_secs = self._silent * self.wheel.secs
-            self._cut_off(NO_PONG)
+            self._cut_off(close_codes.NO_PONG.reason)
 
     def probe(self, payload: bytes | None) -> None:
         """See whether a client that is not read has left, and one that something waits for takes it."""
@@ -290,7 +290,7 @@ class KeptAlive:
                 return
             if peer is not None and peer.silent_secs > 2 * self.wheel.secs:
                 self.silent_secs = peer.silent_secs
-                self._cut_off(UNREACHABLE)
+                self._cut_off(close_codes.UNREACHABLE.reason)
                 return
             if payload is not None and self._behind is None:
                 # Answered or not: if the client has closed its socket, the system there answers with a reset.

@@ -21,11 +21,9 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close
 from websockets.speedups import apply_mask
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+from hubs import close_codes
 
-PROTOCOL_ERROR = 1002
-INVALID_DATA = 1007
-TOO_LARGE = 1009
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 _FINAL = 0x80
 _RESERVED = 0x70
@@ -98,28 +96,28 @@ class Reader:
             return None
         first, size = data[at], data[at + 1]
         if first & _RESERVED or not size & _MASKED:
-            raise Fault(PROTOCOL_ERROR)
+            raise Fault(close_codes.PROTOCOL_ERROR)
         size &= ~_MASKED
         opcode = first & _OPCODE
         start = 2
         if opcode & CLOSE:
             if opcode > PONG or size > _MAX_CONTROL_BYTES or not first & _FINAL:
-                raise Fault(PROTOCOL_ERROR)
+                raise Fault(close_codes.PROTOCOL_ERROR)
         elif opcode > BINARY:
-            raise Fault(PROTOCOL_ERROR)
+            raise Fault(close_codes.PROTOCOL_ERROR)
         if size > _MAX_CONTROL_BYTES:
             start = 4 if size == 126 else 10
             if left < start:
                 return None
             size = int.from_bytes(data[at + 2 : at + start], "big")
             if size >> 63 or size < _LEAST[start]:
-                raise Fault(PROTOCOL_ERROR)
+                raise Fault(close_codes.PROTOCOL_ERROR)
         if opcode < CLOSE:
             pieces = self._pieces
             if (pieces is None) is (opcode == CONTINUATION):
-                raise Fault(PROTOCOL_ERROR)
+                raise Fault(close_codes.PROTOCOL_ERROR)
             if size + (0 if pieces is None else len(pieces)) > self._max_bytes:
-                raise Fault(TOO_LARGE, max(0, start + _MASK_BYTES + size - left))
+                raise Fault(close_codes.TOO_LARGE, max(0, start + _MASK_BYTES + size - left))
         end = start + _MASK_BYTES + size
         if left < end:
             self._needed = end
@@ -144,7 +142,7 @@ class Reader:
             try:
                 self._text.decode(payload, bool(first & _FINAL))
             except UnicodeDecodeError:
-                raise Fault(INVALID_DATA) from None
+                raise Fault(close_codes.INVALID_DATA) from None
         if pieces is not None and first & _FINAL:
             self._pieces = self._text = None
             return self._kind, pieces
@@ -162,7 +160,7 @@ def close_of(payload: bytes | bytearray) -> tuple[int, str]:
     try:
         close = Close.parse(bytes(payload))
     except UnicodeDecodeError:
-        raise Fault(INVALID_DATA) from None
+        raise Fault(close_codes.INVALID_DATA) from None
     except ProtocolError:
-        raise Fault(PROTOCOL_ERROR) from None
+        raise Fault(close_codes.PROTOCOL_ERROR) from None
     return close.code, close.reason

@@ -13,7 +13,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
-from hubs import conf
+from hubs import close_codes, conf
 from hubs.protocols.extension import EXTENSION, Receiver
 from hubs.servers import endings
 from hubs.servers.asgi import AsgiReceiver
@@ -97,7 +97,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._hand_over(receiver)
         elif receiver is not None:
             # The client has left meanwhile.
-            receiver.gone(endings.CONNECTION_LOST, "")
+            receiver.gone(close_codes.CONNECTION_LOST, "")
 
     async def receive(self) -> Any:
         """Give the application the next message."""
@@ -129,7 +129,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application."""
-        self.queue.put_nowait(endings.disconnected(endings.CONNECTION_LOST))
+        self.queue.put_nowait(endings.disconnected(close_codes.CONNECTION_LOST))
         if self._last_resort is not None:
             self._last_resort.cancel()
         super().connection_lost(exc)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from hubs import operations
+from hubs import close_codes, operations
 from hubs.connections import recovery
-from hubs.connections.recovery import STOPPED
 from hubs.protocols.frames import Payload
 from hubs.upstream import EventContext, UserEventRequest
 from hubs.upstream.handlers import HubHandlers
@@ -383,5 +382,5 @@ def test_those_who_are_away_end_with_a_process_that_is_alone(world: World, proce
     process.run(stop())
     world.pass_time(1)
     # Else another process goes on with them, or the next one to start.
-    assert app.disconnected == ([] if process.node.keeps else [(away.id, STOPPED)])
+    assert app.disconnected == ([] if process.node.keeps else [(away.id, close_codes.STOPPED.reason)])
     assert here.at(process)

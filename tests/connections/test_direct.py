@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubs import conf
+from hubs.close_codes import NO_PONG, NOT_READ, QUEUE_FULL, UNREACHABLE
 from hubs.connections import direct as room
 from hubs.connections.direct import DirectOutbox
-from hubs.connections.outbox import QUEUE_FULL
 from hubs.errors import Disconnect
 from hubs.protocols.codec import CODECS, Outgoing
-from hubs.protocols.extension import NO_PONG, NOT_READ, UNREACHABLE
 from hubs.protocols.frames import TEXT as TEXT_TYPE
 from hubs.protocols.frames import Payload, ServerMessage
 from hubs.protocols.framing import frames_of
@@ -255,8 +254,8 @@ async def test_a_client_that_does_not_read_is_evicted(
         assert end.outbox._bytes <= conf.settings.MAX_OUTBOX_BYTES
         assert len(end.outbox._queue or ()) <= conf.settings.MAX_OUTBOX_MESSAGES
     # Once, and before its end is told of.
-    assert end.connection.given_up == [QUEUE_FULL]
-    assert end.connection.ends == [(1008, QUEUE_FULL)]
+    assert end.connection.given_up == [QUEUE_FULL.reason]
+    assert end.connection.ends == [QUEUE_FULL.frame]
     assert end.transport.most < direct.MAX_COLLECTED_BYTES + 5 * len(message)
     [line] = _evictions(caplog)
     assert line.startswith(
@@ -264,12 +263,12 @@ async def test_a_client_that_does_not_read_is_evicted(
         f"More waits for its client than MAX_OUTBOX_{bound.upper()} allows. Waiting: "
     )
     assert ("51 messages, " if bound == "messages" else f"{11 * len(message):,} bytes, ") in line
-    assert (await end.reads())[-1] == f"1008 {QUEUE_FULL}"
+    assert (await end.reads())[-1] == f"1008 {QUEUE_FULL.reason}"
     assert len(await other.reads()) == 100
     assert other.connection.given_up == []
 
 
-@pytest.mark.parametrize("reason", [NO_PONG, NOT_READ, UNREACHABLE, "bye"])
+@pytest.mark.parametrize("reason", [NO_PONG.reason, NOT_READ.reason, UNREACHABLE.reason, "bye"])
 async def test_that_the_server_parts_with_a_client_is_one_line(
     sockets: Sockets, caplog: pytest.LogCaptureFixture, reason: str
 ) -> None:
@@ -301,7 +300,7 @@ async def test_one_turn_is_enough_to_be_evicted(sockets: Sockets, webpubsub: Web
     for _ in range(100):
         audience.write(frames_of("x" * 50_000))
     await turns()
-    assert end.connection.given_up == [QUEUE_FULL]
+    assert end.connection.given_up == [QUEUE_FULL.reason]
     assert end.transport.most + other.transport.most < 10 * direct.MAX_COLLECTED_BYTES
 
 
@@ -311,9 +310,9 @@ async def test_too_much_before_the_socket_is_open(sockets: Sockets, webpubsub: W
     for number in range(20):
         end.outbox.put(str(number))
     await turns()
-    assert end.connection.given_up == [QUEUE_FULL]
+    assert end.connection.given_up == [QUEUE_FULL.reason]
     end.open()
-    assert await end.reads() == [f"1008 {QUEUE_FULL}"]
+    assert await end.reads() == [f"1008 {QUEUE_FULL.reason}"]
 
 
 async def test_a_client_that_takes_nothing_does_not_keep_a_close_from_coming(

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubs.close_codes import QUEUE_FULL
 from hubs.connections import outbox as room
-from hubs.connections.outbox import QUEUE_FULL, AsgiOutbox
+from hubs.connections.outbox import AsgiOutbox
 from tests.connections.conftest import Server, WebPubSub, soon, turns
 
 
@@ -230,8 +231,8 @@ async def test_too_many_messages_close_it_once(
     server.gate.set()
     await _settled(outbox)
     # The one that was being handed over stays; the others are not worth the wait any more.
-    assert server.said == ["0", (1008, QUEUE_FULL)]
-    assert QUEUE_FULL == "The outbound message queue is full."
+    assert server.said == ["0", (1008, QUEUE_FULL.reason)]
+    assert QUEUE_FULL.reason == "The outbound message queue is full."
 
 
 @pytest.mark.parametrize("message", ["x" * 1000, b"x" * 1000, "é" * 500, "中" * 333 + "x", "👋" * 250])
@@ -247,7 +248,7 @@ async def test_too_many_bytes_close_it(
     assert overflows.count == 1
     server.gate.set()
     await _settled(outbox)
-    assert server.said == [message, (1008, QUEUE_FULL)]
+    assert server.said == [message, (1008, QUEUE_FULL.reason)]
 
 
 async def test_what_was_sent_counts_no_more(
@@ -271,7 +272,7 @@ async def test_bounds_hold_while_corked(server: Server, overflows: Overflows, we
         outbox.put(str(number))
     assert overflows.count == 1
     outbox.uncork()
-    assert server.said == [(1008, QUEUE_FULL)]
+    assert server.said == [(1008, QUEUE_FULL.reason)]
 
 
 async def test_one_slow_client_does_not_hold_up_another(outbox: AsgiOutbox, server: Server) -> None:
@@ -398,9 +399,9 @@ async def test_a_stuck_socket_is_closed_all_the_same(
     outbox.uncork()
     outbox.put("a")
     outbox.put("b")
-    outbox.close(1008, QUEUE_FULL)
+    outbox.close(1008, QUEUE_FULL.reason)
     await _settled(outbox)
-    assert said == ([QUEUE_FULL] if has_room else [])
+    assert said == ([QUEUE_FULL.reason] if has_room else [])
     assert (outbox._queue, outbox._task, outbox._bytes) == (None, None, 0)
 
 

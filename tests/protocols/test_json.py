@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubs import close_codes
 from hubs.errors import Disconnect
 from hubs.protocols.codec import CODECS
 from hubs.protocols.frames import (
@@ -20,7 +21,6 @@ from hubs.protocols.frames import (
     Upstream,
     UserEvent,
 )
-from hubs.protocols.json import INVALID, WRONG_OPCODE
 from tests.protocols.vectors import DOWNSTREAM, MALFORMED, PAYLOADS, UPSTREAM, DownstreamRow, PayloadRow, UpstreamRow
 
 CODEC = CODECS["json.webpubsub.azure.v1"]
@@ -89,16 +89,16 @@ def test_writes_payloads(row: PayloadRow) -> None:
 def test_refuses_what_is_malformed(text: str) -> None:
     with pytest.raises(Disconnect) as refused:
         CODEC.decode(text)
-    assert (refused.value.code, refused.value.message) == (1007, INVALID)
-    assert INVALID == "The client message is not a valid JSON protocol message."
+    assert (refused.value.code, refused.value.message) == (1007, close_codes.INVALID_JSON.reason)
+    assert close_codes.INVALID_JSON.reason == "The client message is not a valid JSON protocol message."
 
 
 @pytest.mark.parametrize("message", [b"", b'{"type":"ping"}', b"\xff"])
 def test_refuses_binary_messages(message: bytes) -> None:
     with pytest.raises(Disconnect) as refused:
         CODEC.decode(message)
-    assert (refused.value.code, refused.value.message) == (1003, WRONG_OPCODE)
-    assert WRONG_OPCODE == "The JSON subprotocol requires text messages."
+    assert (refused.value.code, refused.value.message) == (1003, close_codes.JSON_NEEDS_TEXT.reason)
+    assert close_codes.JSON_NEEDS_TEXT.reason == "The JSON subprotocol requires text messages."
 
 
 def test_refusals_do_not_quote_the_message() -> None:

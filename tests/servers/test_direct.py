@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubs.protocols.extension import NO_PONG, NOT_READ, UNREACHABLE
+from hubs.close_codes import NO_PONG, NOT_READ, UNREACHABLE
 from hubs.protocols.framing import frames_of
 from hubs.servers import direct, endings, keep_alive
 from hubs.servers.direct import DirectSocket, Sockets
@@ -517,7 +517,7 @@ def test_a_client_whose_machine_is_gone_is_dropped(bench: Bench) -> None:
     transport, receiver = _past_the_bound(bench, Peer(unacked=2, last_ack_ms=11_000))
     bench.within(lambda: receiver.socket.probe(b"1111"))
     bench.settle()
-    assert (transport.aborted, receiver.ends) == (True, [(1006, UNREACHABLE)])
+    assert (transport.aborted, receiver.ends) == (True, [(1006, UNREACHABLE.reason)])
     assert transport.socket.linger == (1, 0)
 
 
@@ -994,7 +994,7 @@ def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(bench: Ben
     for pings in (1, 2, 3):
         _beat(bench, alive[1], dead[1], held[1])
         assert _pings(alive[0]) == pings
-        assert dead[1].ends == ([] if pings == 1 else [(1006, NO_PONG)])
+        assert dead[1].ends == ([] if pings == 1 else [(1006, NO_PONG.reason)])
         bench.within(lambda: alive[0].say(frame(PONG, b"beat")))
         # To see whether it was answered.
         _beat(bench, alive[1], dead[1], held[1])
@@ -1002,7 +1002,7 @@ def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(bench: Ben
     # With a reset: nothing of it is left in the system.
     assert dead[0].socket.linger == (1, 0)
     # That its receiver is busy is no excuse: it is read, and pings are answered.
-    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [(1006, NO_PONG)], [])
+    assert (alive[1].ends, held[1].ends, alive[1].heard) == ([], [(1006, NO_PONG.reason)], [])
 
 
 def test_to_send_is_not_to_answer(bench: Bench) -> None:
@@ -1012,7 +1012,7 @@ def test_to_send_is_not_to_answer(bench: Bench) -> None:
         _beat(bench, silent[1], chatty[1], uploading[1])
         for name, (transport, receiver) in {"silent": silent, "chatty": chatty, "uploading": uploading}.items():
             if receiver.ends:
-                assert receiver.ends == [(1006, NO_PONG)]
+                assert receiver.ends == [(1006, NO_PONG.reason)]
                 ends.setdefault(name, half)
             elif name == "chatty":
                 bench.within(lambda transport=transport: transport.say(frame(TEXT, b"hello")))
@@ -1035,7 +1035,7 @@ def test_for_how_long_a_client_was_silent(bench: Bench) -> None:
         silence.append(receiver.socket.silent_secs)
     # Told when it matters: all that is known is that it was silent for two halves, and less than three.
     assert silence == [0, 0, 0, 2 * half]
-    assert receiver.ends == [(1006, NO_PONG)]
+    assert receiver.ends == [(1006, NO_PONG.reason)]
 
 
 class _Clock:
@@ -1071,10 +1071,10 @@ def test_a_client_that_takes_nothing_is_cut_off_in_time(bench: Bench) -> None:
     clock.slots(slots - 1, reads)
     assert (one.ends, two.ends, three.ends) == ([], [], [])
     clock.slots(1, reads)
-    assert (one.ends, two.ends, three.ends) == ([(1008, NOT_READ)], [(1008, NOT_READ)], [])
+    assert (one.ends, two.ends, three.ends) == ([(1008, NOT_READ.reason)], [(1008, NOT_READ.reason)], [])
     # Behind what the transport has, in case they read on.
     slow.take()
-    assert slow.frames == [(BINARY, bytes(100_000)), (CLOSE, b"\x03\xf0" + NOT_READ.encode())]
+    assert slow.frames == [(BINARY, bytes(100_000)), (CLOSE, b"\x03\xf0" + NOT_READ.reason.encode())]
     # As long as it takes enough; and it is sent no ping that would come behind all of that.
     clock.slots(2 * slots, reads)
     assert three.ends == []

@@ -14,6 +14,7 @@ from websockets.frames import Opcode
 from websockets.protocol import Protocol, Side, State
 from websockets.speedups import apply_mask
 
+from hubs import close_codes
 from hubs.servers import reading
 from hubs.servers.reading import (
     BINARY,
@@ -22,9 +23,7 @@ from hubs.servers.reading import (
     PIECE,
     PING,
     PONG,
-    PROTOCOL_ERROR,
     TEXT,
-    TOO_LARGE,
     Fault,
     Reader,
 )
@@ -79,7 +78,7 @@ def ours(pieces: Sequence[bytes]) -> Read:
     except Fault as fault:
         read.append(fault.code)
     except UnicodeDecodeError:
-        read.append(reading.INVALID_DATA)
+        read.append(close_codes.INVALID_DATA)
     return read
 
 
@@ -105,7 +104,7 @@ def theirs(data: bytes) -> Read:
             try:
                 read.append((kind, b"".join(pieces).decode() if kind == TEXT else b"".join(pieces)))
             except UnicodeDecodeError:
-                return [*read, reading.INVALID_DATA]
+                return [*read, close_codes.INVALID_DATA]
     if protocol.parser_exc is not None:
         if str(protocol.parser_exc) == "incomplete fragmented message":
             # A close between the pieces of a message is allowed (RFC 6455, 5.4).
@@ -177,7 +176,7 @@ def test_pieces_of_a_message_with_anything_between_them(
     assert _alike(read, bytes(sent))
     whole = b"".join(pieces)
     if len(whole) > MAX_BYTES:
-        assert read[-1] in ((TOO_LARGE, reading.INVALID_DATA) if is_text else (TOO_LARGE,))
+        assert read[-1] in ((close_codes.TOO_LARGE, close_codes.INVALID_DATA) if is_text else (close_codes.TOO_LARGE,))
     elif not is_text:
         assert [message for message in read if message[0] == BINARY] == [(BINARY, whole), (BINARY, b"the next")]
 
@@ -216,10 +215,10 @@ def _unlike(sent: bytes) -> tuple[int, int]:
             wide = 2 if bits == 126 else 8
             size, start = int.from_bytes(sent[start : start + wide], "big"), start + wide
             if control or size < (126 if wide == 2 else 1 << 16):
-                return at, PROTOCOL_ERROR
+                return at, close_codes.PROTOCOL_ERROR
         if not control and size + (total if begun else 0) > MAX_BYTES:
             assert first & 0x70 or size >> 63 or continued is not begun
-            return at, PROTOCOL_ERROR
+            return at, close_codes.PROTOCOL_ERROR
         mask, payload = sent[start : start + 4], sent[start + 4 : start + 4 + size]
         if not control:
             final = bool(first & 0x80)
@@ -229,7 +228,7 @@ def _unlike(sent: bytes) -> tuple[int, int]:
                 try:
                     text.decode(apply_mask(payload, mask), final)
                 except UnicodeDecodeError:
-                    return at, reading.INVALID_DATA
+                    return at, close_codes.INVALID_DATA
             begun = not final
             total = total + size if begun else 0
             text = text if begun else None
@@ -246,9 +245,9 @@ def _pieces_of(message: bytes, size: int) -> Iterator[bytes]:
 
 def test_a_frame_that_is_too_large_is_refused_by_its_head() -> None:
     head = frame(BINARY, b"x" * (MAX_BYTES + 1))[:4]
-    assert ours([head]) == [TOO_LARGE]
-    assert ours([frame(BINARY, size=1 << 62)[:10]]) == [TOO_LARGE]
-    assert ours([frame(TEXT, b"x" * MAX_BYTES, final=False) + frame(CONTINUATION, b"y")[:2]]) == [TOO_LARGE]
+    assert ours([head]) == [close_codes.TOO_LARGE]
+    assert ours([frame(BINARY, size=1 << 62)[:10]]) == [close_codes.TOO_LARGE]
+    assert ours([frame(TEXT, b"x" * MAX_BYTES, final=False) + frame(CONTINUATION, b"y")[:2]]) == [close_codes.TOO_LARGE]
     assert ours([frame(BINARY, b"x" * MAX_BYTES)]) == [(BINARY, b"x" * MAX_BYTES)]
 
 
@@ -282,31 +281,31 @@ def test_small_pieces_of_a_long_message_are_looked_at_when_all_are_there() -> No
 def test_a_size_in_more_bytes_than_it_takes_is_refused(opcode: int) -> None:
     begin = frame(BINARY, final=False) if opcode == CONTINUATION else b""
     for size, long in ((0, 1), (125, 1), (125, 2), (126, 2)):
-        assert ours([begin + frame(opcode, b"x" * size, long=long)]) == [PROTOCOL_ERROR]
+        assert ours([begin + frame(opcode, b"x" * size, long=long)]) == [close_codes.PROTOCOL_ERROR]
     for size in (125, 126):
         assert ours([begin + frame(opcode, b"x" * size)])[0][1] in (b"x" * size, "x" * size)
     # By its head.
-    assert ours([begin + frame(opcode, size=65_535, long=2)[:10]]) == [PROTOCOL_ERROR]
+    assert ours([begin + frame(opcode, size=65_535, long=2)[:10]]) == [close_codes.PROTOCOL_ERROR]
 
 
 def test_a_text_in_pieces_is_refused_at_the_first_that_is_no_text() -> None:
     good, bad = "κόσμε".encode(), b"\xf4\x90"
     begin = frame(TEXT, good[:3], final=False)
-    assert ours([begin + frame(CONTINUATION, good[3:] + bad, final=False)]) == [reading.INVALID_DATA]
+    assert ours([begin + frame(CONTINUATION, good[3:] + bad, final=False)]) == [close_codes.INVALID_DATA]
     assert ours([begin + frame(PING) + frame(CONTINUATION, good[3:])]) == [(PING, b""), (TEXT, good.decode())]
     # Cut off within a character, and only in the end.
     assert ours([begin + frame(CONTINUATION, good[3:-1], final=False)]) == []
-    assert ours([begin + frame(CONTINUATION, good[3:-1])]) == [reading.INVALID_DATA]
+    assert ours([begin + frame(CONTINUATION, good[3:-1])]) == [close_codes.INVALID_DATA]
     # The next message is none of it, and a binary one has no text.
     assert ours([begin + frame(CONTINUATION, good[3:]) + frame(BINARY, bad, final=False)]) == [(TEXT, good.decode())]
 
 
 def test_close_frames() -> None:
     assert ours([frame(CLOSE)]) == [(1005, "")]
-    assert ours([frame(CLOSE, b"\x03")]) == [PROTOCOL_ERROR]
+    assert ours([frame(CLOSE, b"\x03")]) == [close_codes.PROTOCOL_ERROR]
     assert ours([frame(CLOSE, b"\x03\xe8" + "ü".encode())]) == [(1000, "ü")]
-    assert ours([frame(CLOSE, b"\x03\xe8\xff")]) == [reading.INVALID_DATA]
-    assert ours([frame(CLOSE, b"\x03\xed")]) == [PROTOCOL_ERROR]
+    assert ours([frame(CLOSE, b"\x03\xe8\xff")]) == [close_codes.INVALID_DATA]
+    assert ours([frame(CLOSE, b"\x03\xed")]) == [close_codes.PROTOCOL_ERROR]
     # Behind it nothing is read, and between the pieces of a message it is.
     assert ours([frame(TEXT, b"a", final=False) + frame(CLOSE) + b"\xff\xff"]) == [(1005, "")]
 
