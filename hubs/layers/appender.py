@@ -28,7 +28,6 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -46,9 +45,12 @@ _DIGITS = 12
 _NAME_BYTES = 12
 _TOKEN_END = b"\r\n$1\r\nt\r\n$%d\r\n" % (_NAME_BYTES + _DIGITS)
 
-# Entries in one answer when a log is read, and about so many bytes of it, by what the last answers had.
+# Entries in one answer when a log is read, and about so many bytes in all answers that are under way, by the size of
+# the entries that came last. Redis drops a connection that it owes more than its operator allows.
 _MAX_ENTRIES = 256
-_ANSWER_BYTES = 4 * 1024 * 1024
+_ANSWERS_BYTES = 512 * 1024
+# How large entries are taken for before any was read.
+_ENTRY_BYTES = 16 * 1024
 
 # So much further back than the clock says is looked for a post to a log that has confirmed nothing yet.
 _CLOCK_MARGIN_MS = 5_000
@@ -121,8 +123,10 @@ class Appender(Link):
         # In the order of the commands; a future of None stands for an answer that nobody waits for.
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
-        # How many entries to ask for at once.
-        self.max_entries = _MAX_ENTRIES
+        # How many entries reads that are under way ask for; those that wait until it is less; how large an entry is.
+        self._asked_entries = 0
+        self._waiting_reads: deque[asyncio.Future[None]] = deque()
+        self._entry_bytes = _ENTRY_BYTES
         # Logs that were used, for the trimmer.
         self.touched: list[Log] = []
         # This connection to Redis: its id, the run of Redis that gave it, and a position before all that is posted by
@@ -198,11 +202,47 @@ class Appender(Link):
             log.expiry_put_off_at = now
             self.ask(pack("PEXPIRE", log.key, log.expiry_ms))
 
-    def read(self, entries: Sequence[Any]) -> None:
-        """Note how long entries are that were read: the next answer is to have only so many."""
+    async def read(self, key: bytes, start: bytes, end: bytes, count: int) -> tuple[list[Any], bool]:
+        """Up to `count` entries of a stream from one id to another, fewer if they are large; and whether that is all.
+
+        Reads beyond what may be under way wait for those before them. Raises LayerAway, and Redis' errors.
+        """
+        if self._waiting_reads or self._asked_entries >= self._most_entries:
+            turn: asyncio.Future[None] = self._loop.create_future()
+            self._waiting_reads.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._let_read()
+                raise
+        # A quarter more than the bound, rather than entry by entry.
+        room = max(self._most_entries - self._asked_entries, self._most_entries // 4, 1)
+        asked = min(count, _MAX_ENTRIES, room)
+        self._asked_entries += asked
+        self._let_read()
+        try:
+            entries = await self.ask(pack("XRANGE", key, start, end, "COUNT", asked))
+        finally:
+            self._asked_entries -= asked
+            self._let_read()
         if entries:
             size = sum(len(fields[1]) for _, fields in entries) // len(entries) + 1
-            self.max_entries = max(1, min(_MAX_ENTRIES, 2 * self.max_entries, _ANSWER_BYTES // size))
+            # What follows may be as large as what was before.
+            self._entry_bytes = max(size, self._entry_bytes // 2)
+        return entries, len(entries) < asked
+
+    @property
+    def _most_entries(self) -> int:
+        return max(1, _ANSWERS_BYTES // self._entry_bytes)
+
+    def _let_read(self) -> None:
+        """It is the turn of the next one that waits to read, if there is room."""
+        while self._waiting_reads and self._asked_entries < self._most_entries:
+            turn = self._waiting_reads.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
 
     def _refusal(self, size: int) -> Exception | None:
         if self.wire is None:
@@ -299,7 +339,7 @@ class Appender(Link):
 
     def _went_away(self) -> None:
         # Redis hangs up on whom it owes more than its operator allows, and would do so again at the same answer.
-        self.max_entries = max(1, self.max_entries // 2)
+        self._entry_bytes = min(2 * self._entry_bytes, _ANSWERS_BYTES)
         pending, self._pending = self._pending, deque()
         written = len(pending) - len(self._outgoing)
         self._outgoing.clear()
@@ -366,9 +406,7 @@ class Appender(Link):
             end: bytes = newest[0][0]
             start, is_first = id_of(floor), True
             while waiting:
-                asked = self.max_entries
-                entries = await self.ask(pack("XRANGE", log.key, start, end, "COUNT", asked))
-                self.read(entries)
+                entries, is_all = await self.read(log.key, start, end, _MAX_ENTRIES)
                 for entry_id, fields in entries:
                     found = waiting.pop(fields[3], None) if len(fields) > 3 else None
                     if found is not None and not found.outcome.done():
@@ -376,7 +414,7 @@ class Appender(Link):
                 if is_first:
                     is_whole = await self._is_whole(log, floor, is_entry)
                     is_first = False
-                if len(entries) < asked:
+                if is_all:
                     break
                 start = b"(" + entries[-1][0]
         for doubt in waiting.values():

@@ -38,10 +38,12 @@ from hubs.layers.wire import BEATS, Host
 
 logger = logging.getLogger(__name__)
 
-# Of one stream in one reply, and about so many bytes of it, by what the last replies had.
+# Of one stream in one reply, and about so many bytes in one reply, by what the last one had. Redis drops a connection
+# that it owes more than its operator allows.
 MAX_ENTRIES = 256
-MIN_ENTRIES = 8
-REPLY_BYTES = 4 * 1024 * 1024
+REPLY_BYTES = 512 * 1024
+# As long as nothing is known of their size.
+FIRST_ENTRIES = 32
 
 # A reply that was handled so much later than its read was to end at the latest: this process stood still.
 STALL_SECS = 0.5
@@ -99,7 +101,7 @@ class Reader(Link):
         self._received = 0
         # The beginning of a plain read, up to the ids; and how much of each stream it asks for.
         self._plain_head = b""
-        self._max_entries = MAX_ENTRIES
+        self._max_entries = FIRST_ENTRIES
         # Whether other cursors are wanted than the last read had, or any is unsure.
         self._is_other, self._is_unsure = True, True
         self._is_woken = False
@@ -209,7 +211,7 @@ class Reader(Link):
                     cursor.is_unsure = self._is_unsure = True
                 count += len(entries)
         if count and self.wire is not None:
-            self._pace((self.wire.received - self._received) // count)
+            self._pace((self.wire.received - self._received) // count * len(came))
         if time.monotonic() - self._written_at > self._block_ms / 1000 + STALL_SECS:
             self._doubt_all()
         self._read_on()
@@ -228,10 +230,10 @@ class Reader(Link):
         except Exception:
             logger.exception("Entries of %s could not be handled", cursor.key.decode())
 
-    def _pace(self, entry_bytes: int) -> None:
-        """Ask for as many entries as a reply should have, by the size of those that came."""
+    def _pace(self, row_bytes: int) -> None:
+        """Ask for as many entries as a reply should have, by the size of one of each stream that came."""
         most = min(MAX_ENTRIES, 2 * self._max_entries)
-        while most > MIN_ENTRIES and most * entry_bytes > REPLY_BYTES:
+        while most > 1 and most * row_bytes > REPLY_BYTES:
             most //= 2
         if most != self._max_entries:
             self._max_entries, self._plain_head = most, b""

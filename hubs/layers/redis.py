@@ -29,7 +29,7 @@ import asyncio
 import logging
 import types
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -273,13 +273,11 @@ class RedisLayer(BaseChannelLayer):
         else:
             start, asked, is_checked = b"-", count, False
         while True:
-            asked = min(asked, appender.max_entries)
-            entries = await _answer(appender.execute(pack("XRANGE", log.key, start, end, "COUNT", asked)))
-            appender.read(entries)
+            entries, is_all = await _answer(appender.read(log.key, start, end, asked))
             if is_checked and (not entries or entries[0][0] != start):
                 raise LogTrimmed(f"The log of {group!r} does not reach back to {after}.")
             messages += self._messages(entries, after - 1 if including else after)
-            if len(entries) < asked or len(messages) >= count:
+            if is_all or len(messages) >= count:
                 return messages
             start, asked, is_checked = b"(" + entries[-1][0], count - len(messages), False
 
@@ -545,7 +543,7 @@ class _OnLoop:
             await host.close()
 
 
-async def _answer(future: asyncio.Future[Any]) -> Any:
+async def _answer(future: Awaitable[Any]) -> Any:
     """What Redis answers; it is away if it refuses."""
     try:
         return await future

@@ -531,6 +531,27 @@ async def test_a_slow_reader_that_was_trimmed_past_says_so(layers: Layers, redis
     assert heard[gap + 1 :] == list(range(1500, 2000))
 
 
+async def test_who_reads_much_is_not_owed_more_than_redis_allows(layers: Layers, own_redis: Redis, prefix: str) -> None:
+    """Redis drops a connection that it owes too much. Many who read again, and one who reads on, stay below that."""
+    here, there = layers(own_redis.url), layers(own_redis.url)
+    first = await soon(here.post("g", {"n": 0}))
+    for number in range(1, 400):
+        await soon(here.post("g", {"n": number, "body": b"x" * 20_000}))
+    with SyncClient.from_url(own_redis.url) as client:
+        client.config_set("client-output-buffer-limit", "normal 1mb 0 0")
+        ear = await Ear(there).open("g", after=first)
+        assert (await ear.hears())["n"] == 1
+        await soon(there.read("g", first, count=1))
+        connections = {each["id"] for each in client.client_list()}
+        for found in await soon(asyncio.gather(*(there.read("g", first) for _ in range(30)))):
+            assert [message["n"] for _, message in found] == list(range(1, 400))
+        while (await ear.hears())["n"] != 399:
+            pass
+        assert {each["id"] for each in client.client_list()} == connections
+    assert ear.lines.empty()
+    assert ear.gaps.empty()
+
+
 async def test_a_reader_that_begins_where_the_log_is_gone(layers: Layers, asked: Client, prefix: str) -> None:
     here, there = layers(), layers()
     positions = [await soon(here.post("g", {"n": number})) for number in range(5)]
