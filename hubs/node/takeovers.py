@@ -196,15 +196,20 @@ class Takeovers:
             node.records.disown(connection_id, process)
 
         fetching: list[asyncio.Task[None]] = []
-        async for connection_id, owned in node.records.owned_by(process):
-            if owned.session is None:
-                fetching.append(asyncio.create_task(fetch(owned.hub, connection_id)))
-                fetched += 1
-            else:
-                if await node.records.first_to_tell(connection_id, node.process):
-                    heirs.tell_of_end(owned.session)
-                    ended += 1
-                node.records.disown(connection_id, process)
+        try:
+            async for connection_id, owned in node.records.owned_by(process):
+                if owned.session is None:
+                    fetching.append(asyncio.create_task(fetch(owned.hub, connection_id)))
+                    fetched += 1
+                else:
+                    if await node.records.first_to_tell(connection_id, node.process):
+                        heirs.tell_of_end(owned.session)
+                        ended += 1
+                    node.records.disown(connection_id, process)
+        except Unavailable:
+            # The next try does not begin beside this one.
+            await asyncio.gather(*fetching, return_exceptions=True)
+            raise
         failed = [result for result in await asyncio.gather(*fetching, return_exceptions=True) if result is not None]
         if failed:
             for problem in failed:

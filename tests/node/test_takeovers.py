@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from hubs import operations
+from hubs.cluster.records import Records
 from hubs.connections import recovery
 from hubs.connections.recovery import PROCESS_DIED
-from hubs.node.takeovers import SWEEP_SECS
+from hubs.errors import Unavailable
+from hubs.node.takeovers import SWEEP_SECS, Takeovers
 from hubs.protocols.frames import Payload
 from hubs.upstream import EventContext, handlers, hub
 from tests.connections.simulated_redis import READING
@@ -158,6 +161,51 @@ def test_where_the_heir_dies_too_the_next_one_has_all(world: World, told: Told) 
     world.settle(SWEEP_SECS)
     assert client.texts == ["1", "2"]
     assert told.disconnected == [(plain.id, PROCESS_DIED)]
+
+
+def test_what_is_left_is_not_read_again_beside_what_was_begun(
+    world: World, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis goes while it is read."""
+    a, b, c = world.processes
+    clients = [Client(world, told.hub) for _ in range(3)]
+    for client in clients:
+        client.connect(a, "g")
+    fetch, under_way = Takeovers.heirs.fetch, 0
+    # Of each time that it was read, how many were being fetched.
+    times: list[int] = []
+
+    async def fetch_slowly(*arguments: Any) -> None:
+        nonlocal under_way
+        under_way += 1
+        try:
+            await asyncio.sleep(2)
+            if len(times) == 1:
+                raise Unavailable("Redis is away.")
+            await fetch(*arguments)
+        finally:
+            under_way -= 1
+
+    def broken_once(records: Records) -> Any:
+        whole = records.owned_by
+
+        async def owned_by(process: str) -> Any:
+            times.append(under_way)
+            async for each in whole(process):
+                yield each
+                # The fetching begins.
+                await asyncio.sleep(0.1)
+                if len(times) == 1:
+                    raise Unavailable("Redis is away.")
+
+        return owned_by
+
+    monkeypatch.setattr(Takeovers.heirs, "fetch", fetch_slowly)
+    for process in (b, c):
+        monkeypatch.setattr(process.node.records, "owned_by", broken_once(process.node.records))
+    a.die()
+    world.until(lambda: all(_places(world, client) for client in clients))
+    assert times == [0, 0]
 
 
 def test_a_service_that_was_stopped_altogether_finds_its_connections_again(told: Told) -> None:
