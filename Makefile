@@ -80,7 +80,7 @@ tests: install-test ## Run the tests alone
 
 # LANE names one of the failures or more, OTHER the other version of the lanes that have two: a checkout or a git revision.
 LANE ?= all
-faults: $(VENV)/.installed-test ## Let processes and Redis fail under reliable clients, and count what arrives (LANE=kill; OTHER=v1.0)
+faults: $(VENV)/.installed-test ## Let processes and Redis fail under reliable clients, and count what arrives (LANE=kill; OTHER=v1.0 for lanes with two versions)
 	@$(BIN)/python -m tests.faults $(LANE) $(if $(OTHER),--other=$(OTHER))
 
 cuts: $(VENV)/.installed-test ## The same for clients' connections: 200 clients are cut off for minutes

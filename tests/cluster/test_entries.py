@@ -65,7 +65,7 @@ _PUBLICATIONS = st.builds(
     sender=_MAYBE,
     ack_id=st.none() | st.integers(0, 2**64 - 1),
 )
-_ENTRIES: list[st.SearchStrategy[Entry]] = [
+ENTRIES: list[st.SearchStrategy[Entry]] = [
     st.builds(Publications, items=st.lists(_PUBLICATIONS, max_size=3)),
     st.builds(
         Change, verb=_TEXTS, connections=st.lists(_TEXTS, max_size=3), arguments=_ARGUMENTS, ack_id=st.none() | _NUMBERS
@@ -100,7 +100,7 @@ _ENTRIES: list[st.SearchStrategy[Entry]] = [
 ]
 
 
-@given(st.one_of(_ENTRIES))
+@given(st.one_of(ENTRIES))
 @settings(max_examples=200)
 def test_what_is_written_is_read(entry: Entry) -> None:
     read = decode(encode(entry))

@@ -81,7 +81,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--short", action="store_true", help="as in the tests: seconds, few clients; not for cuts")
     parser.add_argument(
-        "--other", metavar="VERSION", help="another version, for the lanes with two: a checkout, or a git revision"
+        "--other",
+        metavar="VERSION",
+        default=lanes.BEFORE,
+        help="another version, for the lanes with two: a checkout, or a git revision (default: %(default).7s)",
     )
     parser.add_argument(
         "--clients", type=_whole(1, MAX_PEOPLE), help=f"reliable clients that hear (default: {cuts_of.clients})"
@@ -133,9 +136,7 @@ def _arguments() -> argparse.Namespace:
     if (plan.publishers + plan.senders) * plan.rate * away_secs > MOST_MESSAGES_AWAY:
         parser.error("a client that is away would miss more than its buffer holds: lower --rate or --cut-for")
     if not arguments.lanes or "all" in arguments.lanes:
-        arguments.lanes = ["cuts", *(name for name, lane in LANES.items() if arguments.other or not lane.versions)]
-    if not arguments.other and any(LANES[name].versions for name in arguments.lanes if name in LANES):
-        parser.error("two versions are needed: --other with a checkout or a git revision, such as --other=v1.0")
+        arguments.lanes = ["cuts", *LANES]
     return arguments
 
 
@@ -295,8 +296,9 @@ def main() -> int:
         else:
             folder = arguments.keep.absolute()
             folder.mkdir(parents=True)
+        takes_two = any(LANES[name].versions for name in arguments.lanes if name in LANES)
         try:
-            other = stack.enter_context(stages.checkout(folder / "other", arguments.other)) if arguments.other else None
+            other = stages.checkout(folder / "other", arguments.other) if takes_two else None
         except stages.NotThere as missing:
             console.print(str(missing), markup=False)
             return 2

@@ -37,6 +37,10 @@ from tests.service.client import Target
 
 CONNECTING_AT_ONCE = 32
 
+# What no log of the service may say. The last two: something that a process, perhaps of another version, wrote cannot
+# be read.
+COMPLAINTS = ("Traceback", "Passed over an entry of the log", "The record of connection")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -108,7 +112,8 @@ class Outcome:
     connections: int
     # Members that could not be brought to rest.
     restless: int
-    tracebacks: int
+    # Lines of the service's logs that must not be there.
+    complaints: int
     seconds: float
 
     def violations(self, promise: Promise) -> list[str]:
@@ -116,7 +121,7 @@ class Outcome:
         counts: list[tuple[int, str]] = [
             (self.skipped, "sequence ids skipped"),
             (self.restless, "members that did not come to rest"),
-            (self.tracebacks, "tracebacks in the service's logs"),
+            (self.complaints, "tracebacks, and records that could not be read, in the service's logs"),
         ]
         for verdict, whose in ((self.verdict, ""), (self.plain, " of plain clients")):
             counts += [
@@ -426,10 +431,11 @@ class Experiment:
         self.people += [publisher.person for publisher in self.publishers]
         self._streams: list[Publisher | Sender] = [*self.publishers, *self.senders]
         self._restless = 0
-        self._tracebacks = -self._count_tracebacks()
+        self._complaints = -self._count_complaints()
 
-    def _count_tracebacks(self) -> int:
-        return sum(service.log.read_text().count("Traceback") for service in self._services)
+    def _count_complaints(self) -> int:
+        logs = [service.log.read_text() for service in self._services]
+        return sum(log.count(words) for log in logs for words in COMPLAINTS)
 
     def _connections(self) -> list[str]:
         return [member.person.client.connection_id for member in self.members]
@@ -532,6 +538,6 @@ class Experiment:
             failures=failures,
             connections=sum(len(person.clients) for person in self.people if person.reliable),
             restless=self._restless,
-            tracebacks=self._tracebacks + self._count_tracebacks(),
+            complaints=self._complaints + self._count_complaints(),
             seconds=seconds,
         )

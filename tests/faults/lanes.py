@@ -20,9 +20,9 @@ from tests.faults.harness import Experiment, Outcome, Plan, Promise, lasts
 from tests.faults.senders import WAYS
 from tests.faults.stages import Stage
 
-# The git revision of the release before this one, which the lanes with two versions run beside it; None: there is none
-# that keeps the log.
-BEFORE: str | None = None
+# The git revision that the lanes with two versions run beside this one: the release before it; while there is none, the
+# first version that keeps the log.
+BEFORE = "5f20c634a1ac130db32fb34b4531779360bc1542"
 
 # Not to connections one by one: those that end meanwhile have no address.
 LANE_WAYS = tuple(way for way in WAYS if "{connection}" not in way)
@@ -161,7 +161,7 @@ async def _kick(stage: Stage, secs: float, number: int, choice: random.Random) -
     """Redis drops clients: by its operator's order, and because one does not read what it is sent."""
     with stage.client() as redis:
         usual = str(redis.config_get("client-output-buffer-limit")["client-output-buffer-limit"])
-        redis.config_set("client-output-buffer-limit", "normal 8mb 0 0 pubsub 1mb 0 0")
+        redis.config_set("client-output-buffer-limit", "normal 1mb 0 0 pubsub 1mb 0 0")
         for kind in ("normal", "pubsub"):
             redis.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
             await asyncio.sleep(secs / 2)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -14,19 +13,16 @@ import pytest
 from tests.faults import lanes, stages
 from tests.faults.lanes import LANES
 from tests.faults.stages import Builder, Stage
-from tests.running import PATIENCE, ROOT
+from tests.running import PATIENCE
 
 PLAN = replace(lanes.SHORT, settle_secs=PATIENCE * 2)
-
-# An upgrade to the same version is the lane of rolling restarts.
-NAMES = [name for name in LANES if name != "upgrade" or lanes.BEFORE]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test for each lane on the class's stage."""
     if "name" in metafunc.fixturenames:
         build = metafunc.cls.build
-        metafunc.parametrize("name", [name for name in NAMES if LANES[name].stage is build])
+        metafunc.parametrize("name", [name for name, lane in LANES.items() if lane.stage is build])
 
 
 @pytest.fixture(scope="class")
@@ -34,9 +30,10 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The stage of a class."""
     assert request.cls is not None
     folder = tmp_path_factory.mktemp("stage")
-    with ExitStack() as stack:
-        other = stack.enter_context(stages.checkout(folder / "before", lanes.BEFORE)) if lanes.BEFORE else ROOT
-        yield stack.enter_context(request.cls.build(folder, other))
+    takes_two = any(lane.versions for lane in LANES.values() if lane.stage is request.cls.build)
+    other = request.getfixturevalue("before") if takes_two else None
+    with request.cls.build(folder, other) as stage:
+        yield stage
 
 
 class _OnStage:
@@ -69,11 +66,9 @@ class TestTwoVersions(_OnStage):
     build = staticmethod(stages.two_versions)
 
 
-if lanes.BEFORE:
-
-    class TestUpgraded(_OnStage):
-        build = staticmethod(stages.upgraded)
+class TestUpgraded(_OnStage):
+    build = staticmethod(stages.upgraded)
 
 
 def test_each_lane_has_a_short_form() -> None:
-    assert {LANES[name].stage for name in NAMES} == {case.build for case in _OnStage.__subclasses__()}
+    assert {lane.stage for lane in LANES.values()} == {case.build for case in _OnStage.__subclasses__()}
