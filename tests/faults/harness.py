@@ -163,14 +163,17 @@ class Way(Protocol):
 
 
 class Doors:
-    """The processes of a service side by side; each socket goes to any of them."""
+    """The processes of a service side by side. They take turns, as behind a load balancer, in an order that varies."""
 
     def __init__(self, ports: Sequence[int], choice: random.Random) -> None:
         self._ports, self._choice = ports, choice
+        self._next: list[int] = []
         self.leads_to = ports[0]
 
     def port(self) -> int:
-        self.leads_to = self._choice.choice(self._ports)
+        if not self._next:
+            self._next = self._choice.sample(self._ports, len(self._ports))
+        self.leads_to = self._next.pop()
         return self.leads_to
 
 
