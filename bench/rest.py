@@ -5,7 +5,7 @@ over keep-alive connections to several addresses in turns: our `:send` to a grou
 (token checked, body read, published), and an empty DRF view and an empty asynchronous Django view, these two on a bare
 project behind the same uvicorn. SDKs sign a token per request, made of the address and the second, so a busy
 server sends the same one many times; one row has a token that was never seen before in each request,
-which is the other end. Another row goes through Django instead of the lane: its requests carry a cookie,
+which is the other end. Another row goes through Django instead of the fast path: its requests carry a cookie,
 and those are for Django's middleware. An answer that is not 202 ends the bench.
 """
 

@@ -12,16 +12,16 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pubsub_site.settings")
 django_application = get_asgi_application()
 
 from hubs.lifespan import lifespan_application  # noqa: E402
+from hubs.rest.body_limit import BoundedBodies  # noqa: E402
 from hubs.rest.concurrency import BoundedRequests  # noqa: E402
 from hubs.rest.cors import allow_other_origins  # noqa: E402
+from hubs.rest.fast_path import FastPath  # noqa: E402
 from hubs.rest.healthz import HealthChecks  # noqa: E402
-from hubs.rest.intake import BoundedBodies  # noqa: E402
-from hubs.rest.lane import Lane  # noqa: E402
 from hubs.routing import websocket_application  # noqa: E402
 from pubsub_site.prefix import BelowPrefix  # noqa: E402
 
 # In front of Django, for the REST calls that come most often.
-lane = Lane(
+fast_path = FastPath(
     BoundedBodies(BoundedRequests(django_application)),
     unconcerned=[
         "pubsub_site.static_files.StaticFiles",
@@ -32,7 +32,7 @@ lane = Lane(
 
 application = ProtocolTypeRouter(
     {
-        "http": HealthChecks(allow_other_origins(lane)),
+        "http": HealthChecks(allow_other_origins(fast_path)),
         "websocket": websocket_application,
         "lifespan": lifespan_application,
     }

@@ -27,7 +27,7 @@ BINARY_TYPE = "application/octet-stream"
 _CHARSETS = frozenset(
     ["utf-8", "ascii", "iso8859-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "cp1252"]
 )
-# In the scope of a request whose body hubs/rest/intake.py has left unread, because its token was no good.
+# In the scope of a request whose body hubs/rest/body_limit.py has left unread, because its token was no good.
 LEFT_UNREAD = "hubs.body_left_unread"
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -124,7 +124,7 @@ def _bytes(request: HttpRequest) -> bytes:
     most = conf.settings.MAX_MESSAGE_BYTES
     announced = request.META.get("CONTENT_LENGTH") or "0"
     if not announced.isdecimal() or int(announced) > most:
-        # Not read at all: hubs/rest/intake.py has kept it off the disk, too.
+        # Not read at all: hubs/rest/body_limit.py has kept it off the disk, too.
         raise _too_large()
     # Not `request.body`, which is bounded by a setting of Django's for forms.
     body = request.read(most + 1)

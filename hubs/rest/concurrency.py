@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hubs import conf
-from hubs.rest.intake import Application, Message, Receive, Send
+from hubs.rest.body_limit import Application, Message, Receive, Send
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ plane, which needs a token and takes no cookies. Everything else, such as the ad
 of this service alone.
 
 Starlette's middleware knows the rules. It is ASGI, so it stands in front of both doors to the data plane, Django and
-the lane. Where no origin is named, it does not stand there at all.
+the fast path. Where no origin is named, it does not stand there at all.
 
 To be allowed here is to read answers, not to act. A POST with a session still needs Django's CSRF token, which a page
 of another origin cannot have; negotiate by GET changes nothing and is what such pages use
@@ -21,7 +21,7 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 
 from hubs import conf
-from hubs.rest.intake import Application, Receive, Send
+from hubs.rest.body_limit import Application, Receive, Send
 from hubs.rest.paths import below_root
 
 _NEGOTIATE = re.compile(r"/(?:api/)?negotiate(?:/|\Z)")

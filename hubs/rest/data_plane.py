@@ -3,8 +3,8 @@
 The order in which a request is judged is a promise to its callers: version, token, rate, hub, the
 names in the path, the parameters, and the body last. Whatever is refused has changed nothing.
 
-Two doors keep that promise: DRF's way through the view below, and the lane for the verbs that send
-(hubs/rest/lane.py). Both call the functions here and those of the modules beside, on the same request
+Two doors keep that promise: DRF's way through the view below, and the fast path for the verbs that send
+(hubs/rest/fast_path.py). Both call the functions here and those of the modules beside, on the same request
 object; neither has a rule of its own.
 """
 

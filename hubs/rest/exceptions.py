@@ -11,7 +11,7 @@
         └── Unavailable        503  Error.ServiceUnavailable
 
 Views raise these, DRF's own (401, 405, 429 …) or let a Refusal of `hubs.errors` pass; `answer` answers
-all of them alike, whether a view met them or the lane (hubs/rest/lane.py). SDKs take the code from the
+all of them alike, whether a view met them or the fast path (hubs/rest/fast_path.py). SDKs take the code from the
 `x-ms-error-code` header or from the body.
 
 A filter that is refused is the one thing the cloud service answers from another layer: as the problem document of

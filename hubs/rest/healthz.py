@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from hubs import health
-from hubs.rest.intake import Application, Receive, Send
+from hubs.rest.body_limit import Application, Receive, Send
 from hubs.rest.paths import below_root
 
 _METHODS = ("GET", "HEAD")

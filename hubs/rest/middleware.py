@@ -1,9 +1,9 @@
-"""What Django's middleware does to a request that the lane answers, and what it would have done to the answer.
+"""What Django's middleware does to a request that the fast path answers, and what it would have done to the answer.
 
-The lane (hubs/rest/lane.py) goes around Django and so around MIDDLEWARE. That is right only where
-it makes no difference. So the lane answers only if every entry of MIDDLEWARE is one that is known
+The fast path (hubs/rest/fast_path.py) goes around Django and so around MIDDLEWARE. That is right only where
+it makes no difference. So the fast path answers only if every entry of MIDDLEWARE is one that is known
 here: Django's own, which leave a data plane request alone and add the same few headers to each
-answer, and those the project names as not concerned with REST calls. With any other the lane lets
+answer, and those the project names as not concerned with REST calls. With any other the fast path lets
 everything pass to Django.
 
 Which headers they add is not written down here but learned: once for http and once for https, the real

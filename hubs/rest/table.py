@@ -1,6 +1,6 @@
 """The table of the data plane, and the one view that routes by it.
 
-Rows that send a message are also answered by hubs/rest/lane.py, which stands in front of Django.
+Rows that send a message are also answered by hubs/rest/fast_path.py, which stands in front of Django.
 
 A row says which method on which path calls which verb. Django's URL table sends everything below
 `/api/hubs` and `/api/health` here; the path is matched segment by segment against the templates, on the raw
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     """One operation. `ok` is its status when done, `options` the query parameters that go on to its verb.
 
     `missing` is the error code when its target is not there, `too_many` the status at a bound. `sends`: what
-    the body's message is handed to, a verb of `hubs.operations`; such a row is also answered by the lane.
+    the body's message is handed to, a verb of `hubs.operations`; such a row is also answered by the fast path.
     """
 
     method: str

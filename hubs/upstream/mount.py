@@ -87,7 +87,7 @@ def webhook(
 
     # Signatures, not sessions, say who calls: there is no form to forge and nobody to sign in.
     view.login_required = False  # type: ignore[attr-defined]
-    # Where Hubwire itself serves the view: what it takes of those who are not signed in (hubs/rest/intake.py).
+    # Where Hubwire itself serves the view: what it takes of those who are not signed in (hubs/rest/body_limit.py).
     view.max_body_bytes = max_body_bytes  # type: ignore[attr-defined]
     exempt: View = csrf_exempt(view)
     return exempt

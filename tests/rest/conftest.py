@@ -14,7 +14,7 @@ from django.test import Client
 from hubs import conf, hub_settings
 from hubs.models import AccessKey, Hub
 
-from .doors import DJANGO, LANE, ThroughLane
+from .doors import DJANGO, FAST_PATH, ThroughLane
 from .doubles import Recorder
 
 # The name by which Django's test client calls the service, and the endpoint of its settings.
@@ -42,7 +42,7 @@ def door() -> str:
 def client(door: str) -> Client:
     """A caller that reaches the service by its public endpoint."""
     made = Client(headers={"host": HOST})
-    if door == LANE:
+    if door == FAST_PATH:
         made.handler = ThroughLane()
     return made
 

@@ -1,4 +1,4 @@
-"""The two ways a request can take: through Django, or through the lane that stands in front of it."""
+"""The two ways a request can take: through Django, or through the fast path that stands in front of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponse
 from django.test.client import ClientHandler, FakePayload
 
-from hubs.rest.intake import BoundedBodies
-from hubs.rest.lane import Lane
+from hubs.rest.body_limit import BoundedBodies
+from hubs.rest.fast_path import FastPath
 
-DJANGO, LANE = "django", "lane"
+DJANGO, FAST_PATH = "django", "fast path"
 UNCONCERNED = [
     "pubsub_site.static_files.StaticFiles",
     "pubsub_site.content_policy.AdminContentPolicy",
@@ -80,7 +80,7 @@ def _without_chance(name: bytes, value: bytes) -> bytes:
 class Door:
     """An application as a server would call it; counts what reaches Django."""
 
-    lane: bool
+    fast: bool
     bounded: bool = True
     unconcerned: Sequence[str] = tuple(UNCONCERNED)
     reached_django: int = field(default=0, init=False)
@@ -90,7 +90,7 @@ class Door:
         django.load_middleware(is_async=True)
         self._django = django
         application: Any = BoundedBodies(self._count) if self.bounded else self._count
-        self.application = Lane(application, unconcerned=self.unconcerned) if self.lane else application
+        self.application = FastPath(application, unconcerned=self.unconcerned) if self.fast else application
 
     async def _count(self, scope: Any, receive: Any, send: Any) -> None:
         self.reached_django += 1
@@ -133,7 +133,7 @@ def scope(
 
 
 class ThroughLane(ClientHandler):
-    """The handler of a Django test client that sends its requests through the lane; Django is behind it."""
+    """The handler of a Django test client that sends its requests through the fast path; Django is behind it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class ThroughLane(ClientHandler):
             direct.append(await sync_to_async(behind)(environ))
 
         # Made at once for every request, since tests change settings in between.
-        application = Lane(BoundedBodies(django), unconcerned=UNCONCERNED)
+        application = FastPath(BoundedBodies(django), unconcerned=UNCONCERNED)
         path = environ["PATH_INFO"].encode("latin-1").decode()
         asked = {
             "type": "http",

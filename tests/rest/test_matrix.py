@@ -26,7 +26,7 @@ from hubs.rest.versions import NEWEST
 from tests.openapi import Contract
 
 from .conftest import ENDPOINT
-from .doors import DJANGO, LANE
+from .doors import DJANGO, FAST_PATH
 from .doubles import GONE, Recorder
 
 pytestmark = pytest.mark.django_db
@@ -228,8 +228,8 @@ HUB_ROWS = [row for row in ROWS if "{hub}" in row.path]
 
 
 def doors(row: Row) -> tuple[str, ...]:
-    """The ways to a row: what sends is answered by the lane, too."""
-    return (DJANGO, LANE) if row.sends else (DJANGO,)
+    """The ways to a row: what sends is answered by the fast path, too."""
+    return (DJANGO, FAST_PATH) if row.sends else (DJANGO,)
 
 
 HUB_ROWS_BY_DOOR = [
@@ -333,7 +333,7 @@ def test_matrix(client, keys, hub_keys, recorder, door, row) -> None:
                 assert asked.method.lower() not in CONTRACT.document["paths"][described_path(row)]
             else:
                 CONTRACT.check(row.method, described_path(row), response)
-            if door == LANE:
+            if door == FAST_PATH:
                 # Other methods are none of its business.
                 assert client.handler.reached_django == (expected.status == 405)
         except (AssertionError, JsonSchemaError) as problem:
@@ -365,7 +365,7 @@ def test_the_secondary_key_and_a_key_of_the_hub_open_too(client, keys, hub_keys,
         assert make(client, {"service": key}, good(row)).status_code == row.ok
 
 
-@pytest.mark.parametrize("door", [DJANGO, LANE])
+@pytest.mark.parametrize("door", [DJANGO, FAST_PATH])
 def test_nothing_of_a_request_is_logged(client, keys, recorder, caplog) -> None:
     for row in HUB_ROWS:
         make(client, {"service": keys[0]}, good(row))
@@ -375,7 +375,7 @@ def test_nothing_of_a_request_is_logged(client, keys, recorder, caplog) -> None:
     assert not [record for record in said if "secret" in record.getMessage() or "eyJ" in record.getMessage()]
 
 
-@pytest.mark.parametrize("door", [DJANGO, LANE])
+@pytest.mark.parametrize("door", [DJANGO, FAST_PATH])
 def test_the_bound_of_a_message_is_a_setting(client, keys, recorder, configure) -> None:
     configure(MAX_MESSAGE_BYTES=2048)
     assert conf.settings.MAX_MESSAGE_BYTES == 2048

@@ -9,7 +9,7 @@ import pytest
 
 from hubs.protocols.frames import BINARY, JSON, TEXT, Payload
 
-from .doors import DJANGO, LANE
+from .doors import DJANGO, FAST_PATH
 
 pytestmark = pytest.mark.django_db
 
@@ -17,7 +17,7 @@ HUB = "/api/hubs/Chat"
 PLAIN: dict[str, Any] = {"content_type": "text/plain"}
 HI = Payload(TEXT, b"hi")
 
-BOTH_DOORS = pytest.mark.parametrize("door", [DJANGO, LANE])
+BOTH_DOORS = pytest.mark.parametrize("door", [DJANGO, FAST_PATH])
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""A Django project that mounts the service as its documentation says, with an ASGI entry of its own and no lane."""
+"""A Django project that mounts the service as its documentation says, with an own ASGI entry and no fast path."""

@@ -1,6 +1,6 @@
-"""The lane and the way through Django answer alike: every byte of status, headers and body, and the verb called.
+"""The fast path and the way through Django answer alike: every byte of status, headers and body, and the verb called.
 
-Each request is made twice, once to an application with the lane and once to the same without it; what a
+Each request is made twice, once to an application with the fast path and once to the same without it; what a
 caller could tell apart is compared, and so is what the operations were asked.
 """
 
@@ -45,14 +45,14 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> tuple[Door, Door]:
     monkeypatch.setattr("hubs.rates.time", SimpleNamespace(time=lambda: now))
     # And give tokens of the same age.
     monkeypatch.setattr("hubs.client_urls.time", SimpleNamespace(time=lambda: now))
-    return Door(lane=True), Door(lane=False)
+    return Door(fast=True), Door(fast=False)
 
 
 class Both:
     """Asks both, compares, and gives what they answered."""
 
     def __init__(self, doors: tuple[Door, Door], keys: list[str], recorder: Recorder | None) -> None:
-        self.lane, self.django = doors
+        self.fast, self.django = doors
         self.keys = keys
         self.recorder = recorder
 
@@ -82,7 +82,7 @@ class Both:
             token = jwt.encode(audience | (claims or {}), key or self.keys[0], "HS256")
             sent.append((b"authorization", f"Bearer {token}".encode()))
         answers = []
-        for door in (self.lane, self.django):
+        for door in (self.fast, self.django):
             # Counted calls are each way's own.
             cache.clear()
             wire = Wire(chunks or [body], gone=gone)
@@ -95,18 +95,18 @@ class Both:
         return answers[0][0]
 
     def takes(self, *arguments: Any, **options: Any) -> Answered:
-        """As `ask`, and it is the lane that answers."""
-        before = self.lane.reached_django
+        """As `ask`, and it is the fast path that answers."""
+        before = self.fast.reached_django
         answered = self.ask(*arguments, **options)
-        assert self.lane.reached_django == before
+        assert self.fast.reached_django == before
         assert answered is not None
         return answered
 
     def passes(self, *arguments: Any, **options: Any) -> Answered | None:
-        """As `ask`, and the lane lets it pass to Django."""
-        before = self.lane.reached_django
+        """As `ask`, and the fast path lets it pass to Django."""
+        before = self.fast.reached_django
         answered = self.ask(*arguments, **options)
-        assert self.lane.reached_django == before + 1
+        assert self.fast.reached_django == before + 1
         return answered
 
 
@@ -127,7 +127,7 @@ def path_of(row: Row, names: dict[str, str] = NAMES) -> str:
     return row.path.format(**{name: quote(value, safe="") for name, value in names.items()})
 
 
-# What the lane takes
+# What the fast path takes
 
 
 @pytest.mark.parametrize("row", SENDING, ids=lambda row: row.path)
@@ -178,7 +178,7 @@ def test_a_prefix_in_front(both: Both) -> None:
 
 def test_https_has_headers_of_its_own(both: Both, settings: Any) -> None:
     settings.SECURE_HSTS_SECONDS = 60
-    both.lane, both.django = Door(lane=True), Door(lane=False)
+    both.fast, both.django = Door(fast=True), Door(fast=False)
     for scheme, expected in (("http", None), ("https", "max-age=60"), ("http", None)):
         for status, key in ((202, None), (401, STRANGER)):
             answered = both.takes(TO_GROUP, scheme=scheme, key=key)
@@ -209,7 +209,7 @@ def test_a_client_that_goes_in_the_middle_of_a_body(both: Both) -> None:
 
 @pytest.mark.parametrize("bounded", [True, False])
 def test_bodies_that_are_too_large(keys: list[str], recorder: Recorder, bounded: bool) -> None:
-    both = Both((Door(lane=True, bounded=bounded), Door(lane=False, bounded=bounded)), keys, recorder)
+    both = Both((Door(fast=True, bounded=bounded), Door(fast=False, bounded=bounded)), keys, recorder)
     most = conf.settings.MAX_MESSAGE_BYTES
     for size in (most + 1, 2 * most):
         answered = both.ask(TO_GROUP, chunks=[b"x" * most, b"y" * (size - most)])
@@ -228,9 +228,9 @@ def test_bodies_that_are_too_large(keys: list[str], recorder: Recorder, bounded:
 def test_a_body_that_is_not_taken_in_is_not_asked_for(keys: list[str], recorder: Recorder) -> None:
     """`Expect: 100-continue`: the server says so when the body is asked for."""
     large = str(conf.settings.MAX_MESSAGE_BYTES + 1).encode()
-    for lane in (True, False):
+    for fast_path in (True, False):
         wire = Wire([b"x"])
-        answered = Door(lane=lane).ask(scope("POST", TO_GROUP.encode(), [(b"content-length", large)]), wire)
+        answered = Door(fast=fast_path).ask(scope("POST", TO_GROUP.encode(), [(b"content-length", large)]), wire)
         assert answered is None or answered.status in (400, 401, 413)
         assert wire.received == 0
 
@@ -292,13 +292,13 @@ def test_hosts_that_are_not_ours(both: Both, host: str) -> None:
 
 def test_a_redirect_to_https(both: Both, settings: Any) -> None:
     settings.SECURE_SSL_REDIRECT = True
-    both.lane, both.django = Door(lane=True), Door(lane=False)
+    both.fast, both.django = Door(fast=True), Door(fast=False)
     answered = both.passes(TO_GROUP)
     assert answered is not None
     assert answered.status == 301
     assert both.takes(TO_GROUP, scheme="https").status == 202
     settings.SECURE_REDIRECT_EXEMPT = ["groups/g/"]
-    both.lane, both.django = Door(lane=True), Door(lane=False)
+    both.fast, both.django = Door(fast=True), Door(fast=False)
     for path, status in ((TO_GROUP, 202), ("/api/hubs/chat/:send", 301)):
         answered = both.passes(path)
         assert answered is not None
@@ -320,7 +320,7 @@ def test_middleware_that_may_make_a_difference(
 ) -> None:
     for name, value in change.items():
         setattr(settings, name, [*settings.MIDDLEWARE, *value] if name == "MIDDLEWARE" else value)
-    both = Both((Door(lane=True), Door(lane=False)), keys, recorder)
+    both = Both((Door(fast=True), Door(fast=False)), keys, recorder)
     both.passes(TO_GROUP)
     both.passes(TO_GROUP)
     # Said once, so that nobody wonders why it is slow.
@@ -330,14 +330,14 @@ def test_middleware_that_may_make_a_difference(
 
 
 def test_middleware_the_project_did_not_name(keys: list[str], recorder: Recorder) -> None:
-    doors = Door(lane=True, unconcerned=()), Door(lane=False)
+    doors = Door(fast=True, unconcerned=()), Door(fast=False)
     assert UNCONCERNED
     Both(doors, keys, recorder).passes(TO_GROUP)
 
 
 def test_without_any_middleware(keys: list[str], recorder: Recorder, settings: Any) -> None:
     settings.MIDDLEWARE = []
-    both = Both((Door(lane=True), Door(lane=False)), keys, recorder)
+    both = Both((Door(fast=True), Door(fast=False)), keys, recorder)
     assert both.takes(TO_GROUP).header("content-length") is None
     assert both.takes(TO_GROUP, key=STRANGER).status == 401
 
@@ -417,7 +417,7 @@ def test_both_ways_share_one_count(both: Both, configure: Callable[..., None], m
         assert answered is not None
         return answered.status
 
-    assert [status(door) for door in (both.lane, both.django, both.lane, both.django)] == [202, 202, 429, 429]
+    assert [status(door) for door in (both.fast, both.django, both.fast, both.django)] == [202, 202, 429, 429]
 
 
 def test_hubs_that_have_to_be_known(both: Both, configure: Callable[..., None], make_hub: Callable[..., Any]) -> None:
@@ -746,13 +746,13 @@ def test_whatever_is_asked(
             )
         except AssertionError:
             raise AssertionError(f"Answered differently, changed in {changes}: {made}") from None
-        way = "django" if doors[0].reached_django > before else "lane"
+        way = "django" if doors[0].reached_django > before else "fast path"
         seen[f"{way} {answered.status if answered else None}"] += 1
         seen[way] += 1
-    # The comparison says something only if the lane had its share, and of refusals too.
-    assert seen["lane"] > 300, seen
+    # The comparison says something only if the fast path had its share, and of refusals too.
+    assert seen["fast path"] > 300, seen
     assert seen["django"] > 100, seen
-    assert min(seen[f"lane {status}"] for status in (202, 400, 401, 413, 415)) > 0, seen
+    assert min(seen[f"fast path {status}"] for status in (202, 400, 401, 413, 415)) > 0, seen
 
 
 def test_a_refusal_is_told_in_the_log_once_by_either_way(both: Both, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,18 +1,18 @@
-"""A lane for the verbs that send, in front of Django.
+"""A fast path for the verbs that send, in front of Django.
 
 A server that publishes does so thousands of times a second, and most of what a request costs on its way
 through Django, its middleware and DRF has nothing to do with it: threads are entered and left,
 signals sent, sessions prepared. So the rows of the table that send a message are also answered here, as an
 ASGI application that wraps Django's and runs on the server's own loop from the first byte to the last.
 
-The lane is a way around, not a second implementation. It finds the row in the same table and judges the
+The fast path is a way around, not a second implementation. It finds the row in the same table and judges the
 same request object with the same functions, in the same order, as the view does (hubs/rest/data_plane.py);
 what they raise is answered in the same place (hubs/rest/exceptions.py); and the headers that middleware
 would have added are learned from that middleware (hubs/rest/middleware.py). Refusals are answered here as
 well as successes, so a caller with a wrong token costs no more than one with a right one.
 
-What the lane does not take goes to Django as it came: other rows and methods, and whatever would make
-a difference to middleware. A project need not mount the lane; then Django gives the same answers.
+What the fast path does not take goes to Django as it came: other rows and methods, and whatever would make
+a difference to middleware. A project need not mount the fast path; then Django gives the same answers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rest_framework.exceptions import Throttled
 
 from hubs import conf, hub_settings
 from hubs.rest import authentication, data_plane, exceptions, table, throttling, versions
-from hubs.rest.intake import Application, Receive, Send, announced, read
+from hubs.rest.body_limit import Application, Receive, Send, announced, read
 from hubs.rest.middleware import Added, Middleware
 from hubs.rest.parameters import Parameters
 from hubs.rest.paths import raw_path, segments
@@ -41,7 +41,7 @@ _ENDINGS = (b"send", b"send/")
 Headers = list[tuple[bytes, bytes]]
 
 
-class Lane:
+class FastPath:
     """An ASGI application that answers requests to send, and hands all others to the HTTP application behind it.
 
     `unconcerned`: the entries of MIDDLEWARE, besides Django's own, that do nothing to REST calls.
@@ -65,7 +65,7 @@ class Lane:
         await send({"type": "http.response.body", "body": content})
 
     def _take(self, scope: dict[str, Any]) -> _Taken | None:
-        """Look whether a request is one for the lane."""
+        """Look whether a request is one for the fast path."""
         if not (scope.get("raw_path") or scope["path"].encode()).lower().endswith(_ENDINGS):
             return None
         body = BytesIO()
@@ -85,7 +85,7 @@ class Lane:
 
 
 class _Taken:
-    """A request that the lane answers, and the status of its answer, once there is one."""
+    """A request that the fast path answers, and the status of its answer, once there is one."""
 
     __slots__ = ("added", "body", "named", "request", "row", "status")
 

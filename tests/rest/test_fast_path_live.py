@@ -1,4 +1,4 @@
-"""Two running services, one without the lane: on the wire they cannot be told apart."""
+"""Two running services, one without the fast path: on the wire they cannot be told apart."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ JSON_TYPE = "Content-Type: application/json"
 
 @pytest.fixture(scope="module", params=["uvicorn", "daphne"])
 def services(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Service]]:
-    """One with the lane, one without, of one database."""
-    folder: Path = tmp_path_factory.mktemp("lane")
+    """One with the fast path, one without, of one database."""
+    folder: Path = tmp_path_factory.mktemp("fast path")
     common = {"EXTRA_ENDPOINTS": ENDPOINT}
     without = common | {"DJANGO_SETTINGS_MODULE": "tests.rest.project.settings"}
     made = [Service(folder, server=request.param, env=env) for env in (common, without)]
@@ -99,9 +99,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
 def test_on_the_wire(services: list[Service], key: str, name: str) -> None:
     made = {"target": GROUP} | REQUESTS[name]
     request = written(made.pop("target"), key, *made.pop("headers", ()), **made)
-    with_lane, without = (exchange(service, request) for service in services)
-    assert with_lane == without
-    assert with_lane[0].startswith(b"HTTP/1.1 ")
+    with_fast_path, without = (exchange(service, request) for service in services)
+    assert with_fast_path == without
+    assert with_fast_path[0].startswith(b"HTTP/1.1 ")
 
 
 def test_requests_one_behind_the_other(services: list[Service], key: str) -> None:
@@ -109,15 +109,15 @@ def test_requests_one_behind_the_other(services: list[Service], key: str) -> Non
     first = written(GROUP, key, JSON_TYPE, "x-ms-client-request-id: 1").replace(b"Connection: close\r\n", b"")
     second = written(GROUP, key, method="GET").replace(b"Connection: close\r\n", b"")
     third = written(GROUP, "s" * 64)
-    with_lane, without = (exchange(service, first + second + third) for service in services)
-    assert with_lane == without
+    with_fast_path, without = (exchange(service, first + second + third) for service in services)
+    assert with_fast_path == without
     # A body has no line's end of its own.
-    statuses = re.findall(rb"HTTP/1\.1 (\d+)", b"\n".join(with_lane))
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", b"\n".join(with_fast_path))
     assert statuses == [b"202", b"405", b"401"]
 
 
 def test_the_official_sdk_sends_to_either(services: list[Service]) -> None:
-    """Also to a project without the lane."""
+    """Also to a project without the fast path."""
     for service in services:
         with WebPubSubServiceClient.from_connection_string(service.connection_string, "chat") as sdk:
             url = sdk.get_client_access_token(user_id="ann", groups=["g"])["url"]

@@ -10,7 +10,7 @@ from django.test import AsyncClient
 from rest_framework.authtoken.models import Token
 
 from hubs.rest import bodies
-from hubs.rest.intake import MAX_ANONYMOUS_BYTES, BoundedBodies
+from hubs.rest.body_limit import MAX_ANONYMOUS_BYTES, BoundedBodies
 
 from .conftest import ENDPOINT, HOST, bearer
 from .doors import scope
