@@ -135,7 +135,7 @@ class Appender(Link):
         self._run_id = b""
         self._begun: Position = 0
         # Those that were lost with commands that were not answered.
-        self._to_kill: set[tuple[bytes, int]] = set()
+        self._to_kill: dict[tuple[bytes, int], None] = {}
         self._doubts: list[_Doubt] = []
         self._resolving: asyncio.Task[None] | None = None
         self._said_not_permitted = False
@@ -362,7 +362,7 @@ class Appender(Link):
             _fail(future, LayerInDoubt(reason, outcome))
         if written and not self._closed:
             if self._client_id and self._run_id:
-                self._to_kill.add((self._run_id, self._client_id))
+                self._to_kill[self._run_id, self._client_id] = None
             else:
                 self._say_not_permitted("CLIENT ID or INFO was refused")
 

@@ -46,7 +46,7 @@ class Trimmer:
         # Those that were used within the retention.
         self._kept: dict[Log, None] = {}
         # Those that the last look did not get as small as they should be.
-        self._again: set[Log] = set()
+        self._again: dict[Log, None] = {}
         self._timer = self._loop.call_later(LOOK_SECS, self._look)
         self._looking: asyncio.Task[None] | None = None
         self._may_measure, self._said_refused = True, False
@@ -71,19 +71,19 @@ class Trimmer:
         while len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
         old = [log for log in self._kept if now - log.used_at > log.retention_ms / 1000 + LOOK_SECS]
-        logs = {*touched, *self._again, *old}
+        # In an order that does not depend on where objects are in memory: storms repeat.
+        logs = list(dict.fromkeys((*touched, *self._again, *old)))
         self._again.clear()
         if logs:
             self._looking = self._loop.create_task(self._trim_all(logs, old), name="trim logs")
 
-    async def _trim_all(self, logs: set[Log], old: list[Log]) -> None:
-        left = list(logs)
+    async def _trim_all(self, left: list[Log], old: list[Log]) -> None:
         try:
             while left:
                 await self._trim_one(left[-1])
                 left.pop()
         except LayerAway:
-            self._again.update(left)
+            self._again.update(dict.fromkeys(left))
             return
         for log in old:
             self._kept.pop(log, None)
@@ -108,7 +108,7 @@ class Trimmer:
             too_many = round(await self._ask("XLEN", log.key) * (1 - _PART * self._max_bytes / size))
             await self._ask("XTRIM", log.key, "MINID", "~", now - SETTLED_MS, "LIMIT", max(too_many, 1))
             # Some of it may have been too young.
-            self._again.add(log)
+            self._again[log] = None
 
     async def _size(self, log: Log) -> int:
         if not self._may_measure:
