@@ -118,21 +118,27 @@ def ended(connection: LiveConnection, tell: Callable[[], None] | None = None) ->
         if tell is not None:
             tell()
     else:
-        here.takeovers.end(connection.id, tell)
+        here.endings.end(connection.id, tell)
 
 
 async def all_told() -> None:
     """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most."""
-    await node().takeovers.all_told()
+    await node().endings.all_told()
 
 
-def departed(connection: LiveConnection, parted: Parted | None) -> None:
-    """A connection is with another process now, or has ended for all others. `parted`: what that one wants to know."""
+def departed(connection: LiveConnection, parted: Parted | None, tell: Callable[[], None]) -> None:
+    """A connection is with another process now, or waits to be adopted.
+
+    `parted`: what that process wants to know. `tell` is called if it turns out that nobody has the connection.
+    """
     here = node()
     here.detach(connection)
-    if parted is not None:
-        here.append(connection.hub, parted)
+    if parted is None:
+        # This process was taken for dead: who adopts the connection has to find it first.
+        return
+    here.append(connection.hub, parted)
     here.records.disown(connection.id)
+    here.endings.departed(connection.hub, connection.id, tell)
 
 
 async def join_group(connection: LiveConnection, group: str, ack_id: int | None = None) -> None:

@@ -73,6 +73,7 @@ logger = logging.getLogger(__name__)
 NOT_ALLOWED = "The client does not have permission to {verb} group '{group}'."
 STOPPING = "The server is stopping; try again."
 STILL_HANDLED = "Another server handles this event still; try again."
+PROCESS_DIED = "The server of this connection has stopped working."
 
 
 # Of a client's publications, so many whose fate is not known.
@@ -196,8 +197,9 @@ class Connection:
     def begun(self) -> None:
         """The socket is open: send what waits, and tell the event handler."""
         self._opened = True
-        # Before it is recorded: whoever tells of its end has to know that it was open.
-        dispatch.connected(self.session)
+        if not self._ended:
+            # Before it is recorded: whoever tells of its end has to know that it was open.
+            dispatch.connected(self.session)
         if self.outbox is not None:
             self.outbox.uncork()
             operations.opened(self)
@@ -333,11 +335,15 @@ class Connection:
         self._expiry = asyncio.get_running_loop().call_later(left, self.end, close_codes.RECOVERY_EXPIRED.reason)
 
     def depart(self, *, taken_over: bool) -> None:
-        """It goes on in another process, or has ended for all others (`taken_over`: this one was taken for dead).
+        """It goes on in another process (`taken_over`: this one was taken for dead); a plain one ends.
 
         What an event handler works on is finished, and its outcome appended to the log.
         """
         if self._ended or self._departed:
+            return
+        if self.backlog is None:
+            self._lose_socket(close_codes.STOPPING)
+            self.end(PROCESS_DIED)
             return
         self._departed = True
         self._stop_expiry()
@@ -351,10 +357,12 @@ class Connection:
             self._lose_socket()
         self._settle()
         parted = None
-        if self.backlog is not None and not taken_over:
+        if not taken_over:
             backlog = self.backlog
             parted = Parted(self.id, backlog.acknowledged[0], self.acks.ranges(), backlog.sent, self.session.packed())
-        operations.departed(self, parted)
+        operations.departed(
+            self, parted, partial(dispatch.disconnected, self.session, close_codes.MESSAGES_LOST.reason)
+        )
 
     def ended_elsewhere(self) -> None:
         """The process that had it has ended it before it knew that it is here, and told the event handler so."""
@@ -829,10 +837,17 @@ class Connection:
 
     def event_done(self, done: Done, process: str, place: int) -> None:
         """An event of this client was handled, by whoever has it or has begun with that before it went on elsewhere."""
-        begun = None if done.ack_id is None else (self.begun_events or {}).get(done.ack_id)
-        # Who was never claimed is of the process that has it.
-        owner = operations.process() if self.owner is None else self.owner[0]
-        if process != (owner if begun is None else begun.process) or (begun is not None and begun.place is not None):
+        begun = None
+        if done.ack_id is None:
+            # Who was never claimed is of the process that has it.
+            handler = operations.process() if self.owner is None else self.owner[0]
+        else:
+            begun = (self.begun_events or {}).get(done.ack_id)
+            if begun is None or begun.place is not None:
+                # It comes again, and the event may be forgotten here: all it brought has been acknowledged.
+                return
+            handler = begun.process
+        if process != handler:
             return
         # Not where it is being made again.
         here = process == operations.process() and operations.is_here(self)
@@ -843,11 +858,10 @@ class Connection:
         if done.reply is not None:
             data_type, data, metadata = done.reply
             self._put_reply(Payload(data_type, data), metadata, place)
-        if done.ack_id is None:
+        if done.ack_id is None or begun is None:
             return
-        if begun is not None:
-            begun.place = place
-            begun.over.set_result(None)
+        begun.place = place
+        begun.over.set_result(None)
         if not here:
             # Who waits for the ack is here now.
             self._acknowledge(Ack(done.ack_id, done.problem, done.message or ""))

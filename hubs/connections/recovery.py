@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from hubs import close_codes, conf
 from hubs.cluster.entries import Ended, hub_log
 from hubs.connections import reconnection, snapshots
-from hubs.connections.connection import Connection, unfinished
+from hubs.connections.connection import PROCESS_DIED, Connection, unfinished
 from hubs.errors import NotFound, Refusal, Unavailable
 from hubs.node.node import Node, node
 from hubs.node.ownership import Arrival, Outrun
@@ -35,7 +35,6 @@ from hubs.upstream.session import Session
 logger = logging.getLogger(__name__)
 
 LEFT = "The client has left."
-PROCESS_DIED = "The server of this connection has stopped working."
 
 # How often what is this process's, and cannot be had because Redis is away, is tried again.
 AGAIN_SECS = 0.2
@@ -212,7 +211,7 @@ def _give_up(here: Node, arrival: Arrival, record: dict[str, Any], problem: NotF
     here.records.disown(arrival.id, record["owner"])
     if "has ended" not in problem.message:
         tell = partial(dispatch.disconnected, Session.unpacked(record["session"]), problem.message)
-        here.takeovers.end(arrival.id, tell)
+        here.endings.end(arrival.id, tell)
 
 
 class _Heirs:

@@ -14,6 +14,7 @@ connections, and a publication is encoded once per wire format.
     Publishing     publications, out and in
     Ownership      which process has a reliable connection
     Takeovers      what becomes of the connections of dead processes
+    Endings        who tells that a connection has ended
 
 Everything here runs on one event loop. A `Node` belongs to the loop it was made on.
 """
@@ -58,6 +59,7 @@ from hubs.cluster.questions import Questions
 from hubs.cluster.records import Records
 from hubs.errors import NotFound, Refusal, Unavailable
 from hubs.layers.positions import first_of, ms_of
+from hubs.node.endings import Endings
 from hubs.node.ownership import Arrival, Ownership
 from hubs.node.publishing import PLACE_BITS, Publishing
 from hubs.node.takeovers import Takeovers
@@ -72,6 +74,9 @@ CONNECTION_HEX_DIGITS = 32
 
 # The log's clock is taken from as many hellos: the one that came back fastest tells it best.
 CLOCK_HELLOS = 40
+
+# How often this process says again that a part of the log is lost, where it could not be written.
+AGAIN_SECS = 0.5
 
 # What a process does when it is asked. Operations put a row per verb there: it gets the members that are meant
 # (exactly one, where a connection was named) and the question's arguments, and gives a value that msgpack can carry.
@@ -99,6 +104,7 @@ class Node:
         self.stopped = False
         # Called with True and False as the line is back or lost.
         self.on_line: list[Callable[[bool], None]] = []
+        self.endings = Endings(self)
         self._join()
         # The way of every message: without a call between.
         self.post = self.publishing.post
@@ -165,6 +171,7 @@ class Node:
     async def stop(self) -> None:
         """Take leave. Reliable connections that are still here wait for their clients elsewhere."""
         self.stopped = True
+        await self.endings.stop()
         await self._leave()
         self.registry.clear()
 
@@ -390,12 +397,21 @@ class Node:
             return
         logger.error("Redis has lost a part of the log; reliable clients are told, and begin anew")
         self._lost(name)
-        self.log.append(name, Gap())
+        self._background(self._tell_of_gap(name), "say that a part of the log is lost")
+
+    async def _tell_of_gap(self, name: str) -> None:
+        # Whoever goes on with a connection from its snapshot has to read of it, and Redis has only just come back.
+        while True:
+            try:
+                return await applied(self.log.append(name, Gap()))
+            except Refusal:
+                await asyncio.sleep(AGAIN_SECS)
 
     def _lost(self, name: str) -> None:
         hub = self._hubs.get(name, "")
         for member in list(self.registry.hubs.get(hub, {}).values()):
             member.lose_messages()
+        self.endings.lost(hub)
 
     def _take_hello(self, name: str, position: int, origin: str, hello: Hello) -> None:
         if hello.process == self.process and position:
@@ -438,6 +454,7 @@ class Node:
             member.skip([position << PLACE_BITS | which for position, which in skipped.frames])
 
     def _take_ended(self, name: str, position: int, origin: str, ended: Ended) -> None:
+        self.endings.ended_elsewhere(ended.connection)
         member = self.registry.connections.get(ended.connection)
         # Not what a process says that was taken for dead: others have its connections.
         if member is not None and origin != self.process and self.leases.lives(origin):

@@ -8,8 +8,9 @@ on. A client may be faster and take its connection itself; that does not matter.
 Who does the job may die, too. So every process looks now and then whether something has been left by one that does
 not live, the first time when it starts: a service that was stopped altogether finds its connections again.
 
-A process that reads that it was taken for dead has stood still, or was cut off. Others have told that its connections
-ended, or have them; so it closes its sockets and begins anew under another name (node.py).
+A process that reads that it was taken for dead has stood still, or was cut off. Others have its reliable connections;
+it closes its sockets, which ends the ordinary ones, and begins anew under another name (node.py). Of those that they
+knew the others have told already (endings.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,9 +36,6 @@ RANK_SECS = 0.1
 SWEEP_SECS = 30.0
 AGAIN_SECS = 0.5
 TRIES = 20
-
-# How long a process that stops waits to know what it has to tell.
-TELLING_SECS = 2.0
 
 # Connections that are fetched at the same time.
 TOGETHER = 50
@@ -70,9 +67,6 @@ class Takeovers:
         self._heir_of: OrderedDict[str, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
-        # Connections that have ended here, of which is not known yet who tells so.
-        self._ending: set[asyncio.Task[None]] = set()
-        self._leaves = False
 
     def start(self) -> None:
         """Look for what was left, now and then."""
@@ -82,11 +76,9 @@ class Takeovers:
     async def stop(self) -> None:
         """Look after nothing more."""
         self._stopped = True
-        # Where this process only begins anew, it still has to be known who tells what ended before.
-        tasks = [*self._tasks, *(self._ending if self._node.stopped else ())]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _run(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -133,36 +125,6 @@ class Takeovers:
         node.questions.gone(process)
         if origin == node.process and not self._stopped:
             self._run(self._adopt(process), "adopt connections")
-
-    def end(self, connection_id: str, tell: Callable[[], None]) -> None:
-        """A connection has ended here: `tell` so, unless another process has done that, taking this one for dead.
-
-        What ends after `all_told` is left to whoever looks after what this process leaves.
-        """
-        if self._leaves:
-            return
-        task = asyncio.create_task(self._end(connection_id, tell), name="end of a connection")
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-
-    async def _end(self, connection_id: str, tell: Callable[[], None]) -> None:
-        records, process = self._node.records, self._node.process
-        while True:
-            try:
-                is_first = await records.first_to_tell(connection_id, process)
-                break
-            except Unavailable:
-                # Whoever comes first tells: this process when Redis is back, or, if it stops before that, another.
-                await asyncio.sleep(AGAIN_SECS)
-        records.disown(connection_id, process)
-        if is_first:
-            tell()
-
-    async def all_told(self) -> None:
-        """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most."""
-        self._leaves = True
-        if self._ending:
-            await asyncio.wait(set(self._ending), timeout=TELLING_SECS)
 
     def take_adopted(self, adopted: Adopted) -> None:
         """What a process has left is looked after."""

@@ -327,5 +327,20 @@ async def test_the_reply_to_an_event_without_ack_id_is_delivered() -> None:
     story.assert_alike(story.snapshots[0])
 
 
+async def test_the_end_of_an_event_that_comes_again_means_nothing() -> None:
+    story = await _story()
+    story.begin()
+    story.finish(with_reply=True, failed=False)
+    story.acknowledge(but=0)
+    # From here on nobody remembers the event.
+    story.take_snapshot()
+    await asyncio.sleep(0)
+    me = story.connection.id
+    story.tape.put(story.node.process, Done(me, story.number, reply=("text", b"reply", None)))
+    assert story._backlog.last == 1
+    for snapshot in story.snapshots:
+        story.assert_alike(snapshot)
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()

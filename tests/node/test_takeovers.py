@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from hubs import operations
+from hubs.cluster.entries import hub_log
 from hubs.cluster.records import Records
 from hubs.connections import recovery
-from hubs.connections.recovery import PROCESS_DIED
+from hubs.connections.connection import PROCESS_DIED
 from hubs.errors import Unavailable
 from hubs.node.takeovers import SWEEP_SECS, Takeovers
 from hubs.protocols.frames import Payload
@@ -335,3 +336,78 @@ def test_where_redis_forgets_reliable_clients_are_told_and_others_go_on(world: W
     assert not open_plain.gone
     world.until(lambda: told.disconnected)
     assert [connection_id for connection_id, _ in told.disconnected] == [client.id]
+
+
+def test_what_began_while_a_process_was_cut_off_is_told_by_itself(world: World, told: Told) -> None:
+    a, _, _ = world.processes
+    known, late = PlainClient(world, told.hub), PlainClient(world, told.hub)
+    known.connect(a, "g")
+    world.pass_time(1)
+    world.redis.part(a, refused=True)
+    socket = late.connect(a, "g")
+    world.until(lambda: told.disconnected)
+    # Nobody else can know of the other one.
+    assert told.disconnected == [(known.id, PROCESS_DIED)]
+    world.redis.join(a)
+    world.until(lambda: socket.closed)
+    world.settle()
+    assert told.disconnected == [(known.id, PROCESS_DIED), (late.id, PROCESS_DIED)]
+
+
+def test_a_process_taken_for_dead_leaves_its_records_to_its_heir(world: World, told: Told) -> None:
+    a, b, _ = world.processes
+    client = Client(world, told.hub)
+    socket = client.connect(a, "g")
+    world.pass_time(1)
+    former = a.node.process
+
+    async def read_of_own_death() -> None:
+        a.node.declared_dead()
+
+    async def left() -> list[str]:
+        return [connection_id async for connection_id, _ in b.node.records.owned_by(former)]
+
+    # Before its heir does.
+    a.run(read_of_own_death())
+    world.until(lambda: socket.closed)
+    world.pass_time(1)
+    assert b.run(left()) == [client.id]
+    world.settle(40)
+    assert told.disconnected == [(client.id, EXPIRED)]
+
+
+def test_where_redis_forgets_who_claimed_a_connection_its_former_process_tells(world: World, told: Told) -> None:
+    a, b, _ = world.processes
+    client, other = Client(world, told.hub), Client(world, told.hub)
+    client.connect(a, "g")
+    other.connect(b, "g")
+    world.pass_time(1)
+    world.redis.slow[b, READING, False] = 3.0
+    client.come_back(b)
+    world.until(lambda: a.connection(client) is None)
+    # Its new process has not read that it has it.
+    assert b.connection(client) is None
+    world.redis.cut(world.redis.of(b, READING))
+    world.redis.slow.clear()
+    world.redis.die(appendonly=False)
+    world.pass_time(1)
+    world.redis.come_back()
+    world.settle(10)
+    assert sorted(told.disconnected) == sorted([(client.id, LOST[1]), (other.id, LOST[1])])
+
+
+def test_all_are_told_of_a_gap_also_if_redis_is_away_when_it_is_noticed(world: World, told: Told) -> None:
+    a, b, _ = world.processes
+    client, other = Client(world, told.hub), Client(world, told.hub)
+    socket = client.connect(a, "g")
+    other.connect(b, "g")
+
+    async def notice() -> None:
+        b.node.gap(hub_log(told.hub))
+
+    world.redis.die()
+    b.run(notice())
+    world.pass_time(1)
+    world.redis.come_back()
+    world.until(lambda: socket.closed)
+    assert socket.closed == LOST
