@@ -109,6 +109,7 @@ class Rebuilt:
 
     def take(self, position: int, origin: str, entry: Entry) -> None:
         """Apply an entry of its hub's log."""
+        self._claims.follow(position)
         take = self._TAKERS.get(type(entry))
         if take is not None:
             take(self, position, origin, entry)
@@ -147,7 +148,8 @@ class Rebuilt:
                 connection.published(change.ack_id)
 
     def _claim(self, position: int, origin: str, claim: Claim) -> None:
-        if position << PLACE_BITS <= self._place:
+        # Where many are rebuilt at once, most of what each has to read is the claims of the others.
+        if position << PLACE_BITS <= self._place or self._claims.is_known(claim.connection, position):
             return
         if self._claims.take(position, origin, claim) and claim.connection == self.connection.id:
             self.connection.claimed(*self._claims.owners[claim.connection][-1])

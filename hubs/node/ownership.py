@@ -75,6 +75,16 @@ class Claims:
         owners = self._earlier.owners.get(connection_id, [])
         return next((owner for owner in reversed(owners) if owner.position <= self._upto), None)
 
+    def follow(self, position: int) -> None:
+        """What is known from before counts up to a later position."""
+        self._upto = max(self._upto, position)
+
+    def is_known(self, connection_id: str, position: int) -> bool:
+        """Whether what is known from before has the claim at a position, so that it need not be taken again."""
+        if self._earlier is None or connection_id in self.owners:
+            return False
+        return any(owner.position == position for owner in self._earlier.owners.get(connection_id, ()))
+
     def put(self, connection_id: str, owner: Owner) -> None:
         """Somebody has a connection from now on."""
         owners = self.owners.setdefault(connection_id, [])

@@ -102,3 +102,29 @@ def test_who_begins_with_a_snapshot_comes_to_the_same_result(
     again.put(ID, known)
     assert [again.take(*row) for row in log[at:]] == results[at:]
     assert again.get(ID) == everything.get(ID)
+
+
+@given(_CLAIMS, st.integers(0, 20), st.integers(0, 20))
+def test_what_is_known_from_before_need_not_be_taken_again(
+    rows: list[tuple[int, str, int, str | None]], at: int, forgotten: int
+) -> None:
+    """Who reads the log again knows at each place whose a connection was, whatever was read behind that meanwhile."""
+    now, log, everything = 10_000, [], Claims()
+    owners: list[Owner | None] = []
+    for number, (later, process, ago, of) in enumerate(rows):
+        now += later
+        log.append((_at(now) + number, process, Claim(ID, START_MS + now - ago, of)))
+        everything.take(*log[-1])
+        owners.append(everything.get(ID))
+    if ID not in everything.owners or at >= len(log):
+        return
+    # The oldest may not be known any more, but for the one that holds.
+    del everything.owners[ID][: min(forgotten, len(everything.owners[ID]) - 1)]
+    again = Claims(everything, log[at][0] - 1)
+    if at and owners[at - 1] is not None and again.get(ID) is None:
+        again.put(ID, owners[at - 1])
+    for row, owner in zip(log[at:], owners[at:], strict=True):
+        again.follow(row[0])
+        if not again.is_known(ID, row[0]):
+            again.take(*row)
+        assert again.get(ID) == owner
