@@ -24,7 +24,7 @@ def main() -> None:
         # Of Django's own commands, as ours say it themselves.
         if "--traceback" in sys.argv:
             raise
-        from hubs.management.cli.trouble import about_database
+        from hubs.management.cli.errors import about_database
 
         sys.exit(f"Error: {about_database(problem)}")
     except KeyboardInterrupt:

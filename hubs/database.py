@@ -12,13 +12,13 @@ import logging
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, NotSupportedError, ProgrammingError
 
-from hubs.complaints import Complaints
+from hubs.throttled_log import ThrottledLog
 
 logger = logging.getLogger(__name__)
 
 EVERY_SECS = 60.0
 
-_complaints = Complaints(logger, every_secs=EVERY_SECS)
+_log = ThrottledLog(logger, every_secs=EVERY_SECS)
 
 # What is wrong with a query or its values, and would be with a database that is well.
 _FAULTS_OF_QUERIES = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
@@ -50,4 +50,4 @@ def brief(problem: BaseException) -> str:
 
 def report(what: str, problem: BaseException) -> None:
     """Log that `what` (a constant, such as “a page”) needs the database, at most once a minute for each `what`."""
-    _complaints.warn("The database is unavailable, needed for %s: %s", what, brief(problem), kind=(what,))
+    _log.warn("The database is unavailable, needed for %s: %s", what, brief(problem), kind=(what,))

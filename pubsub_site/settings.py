@@ -255,7 +255,7 @@ if _database["ENGINE"] == _SQLITE:
         if not _database_url:
             _close_to_others(DATA_DIR / "db.sqlite3")
     except OSError:
-        # Whoever needs the database hears why it cannot be used (hubs.management.cli.trouble).
+        # Whoever needs the database hears why it cannot be used (hubs.management.cli.errors).
         pass
 else:
     _database["ENGINE"] = "pubsub_site.postgresql"

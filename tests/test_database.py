@@ -59,8 +59,8 @@ def test_each_kind_of_work_has_a_line_a_minute(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    complaints = database.Complaints(logging.getLogger("hubs.database"), lambda: now[0], every_secs=60)
-    monkeypatch.setattr(database, "_complaints", complaints)
+    complaints = database.ThrottledLog(logging.getLogger("hubs.database"), lambda: now[0], every_secs=60)
+    monkeypatch.setattr(database, "_log", complaints)
     for number in range(10):
         database.report("this", OperationalError(f"away {number}"))
     database.report("that", OperationalError("away"))

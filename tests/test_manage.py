@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from django.db import OperationalError
 
-from hubs.management.cli.trouble import about_database
+from hubs.management.cli.errors import about_database
 from hubs.servers import listening
 from tests.running import PATIENCE, ROOT, Redis, Service, free_port
 

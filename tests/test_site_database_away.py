@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def _fresh(fresh_settings: None) -> None:
-    database._complaints._held.clear()
+    database._log._held.clear()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from hubs.upstream.gate import HandlerProblem
+from hubs.upstream.concurrency import HandlerProblem
 
 logger = logging.getLogger(__name__)
 

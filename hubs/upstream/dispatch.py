@@ -25,14 +25,14 @@ from http import HTTPStatus
 from typing import Protocol, TypeVar
 
 from hubs import hub_settings
-from hubs.complaints import Complaints
 from hubs.errors import DatabaseUnavailable, HandlerFailed, HandshakeRefused, NoHandler, NotFound, TooMany
 from hubs.hub_settings import EventHandlerSettings, Snapshot
 from hubs.rules.event_routing import event_pattern
+from hubs.throttled_log import ThrottledLog
 from hubs.upstream import functions, listeners, records, webhooks
+from hubs.upstream.concurrency import HandlerProblem, Progress, TooManyCalls
 from hubs.upstream.events import ConnectAnswer, ConnectRequest, Event, Rejected, Reply, UserEventRequest
 from hubs.upstream.functions import AlreadyLogged, FunctionHandler
-from hubs.upstream.gate import HandlerProblem, Progress, TooManyCalls
 from hubs.upstream.handlers import CONNECT, CONNECTED, DISCONNECTED, handlers_of
 from hubs.upstream.records import Record
 from hubs.upstream.session import Session
@@ -46,7 +46,7 @@ BUSY = "The event handler has too many calls waiting."
 # How long a process that stops waits for notifications that are on their way.
 STOP_SECS = 5.0
 
-_complaints = Complaints(logger)
+_log = ThrottledLog(logger)
 
 _notifications: set[asyncio.Task[None]] = set()
 
@@ -226,12 +226,10 @@ async def _called(
         if progress.status is None:
             progress.status = rejected.status
         raise
-    except HandlerProblem as trouble:
-        outcome, problem = records.REFUSED if isinstance(trouble, TooManyCalls) else records.FAILED, str(trouble)
-        if not isinstance(trouble, AlreadyLogged):
-            _complaints.warn(
-                "The event %s of hub %s failed at %s: %s", event.name, event.context.hub, handler.label, problem
-            )
+    except HandlerProblem as error:
+        outcome, problem = records.REFUSED if isinstance(error, TooManyCalls) else records.FAILED, str(error)
+        if not isinstance(error, AlreadyLogged):
+            _log.warn("The event %s of hub %s failed at %s: %s", event.name, event.context.hub, handler.label, problem)
         raise
     except asyncio.CancelledError:
         outcome = records.CANCELLED

@@ -22,8 +22,8 @@ from channels.db import DatabaseSyncToAsync
 
 from hubs import conf
 from hubs.rules.event_routing import DISCONNECTED
+from hubs.upstream.concurrency import ConcurrencyLimits, HandlerProblem, Progress, TooManyCalls
 from hubs.upstream.events import ConnectAnswer, Event, Rejected, Reply
-from hubs.upstream.gate import Gates, HandlerProblem, Progress, TooManyCalls
 from hubs.upstream.handlers import label_of
 from hubs.upstream.session import Session
 
@@ -62,7 +62,7 @@ class _Threads(ThreadPoolExecutor):
 _threads: dict[str, _Threads] = {}
 
 # Notifications wait here rather than in front of the threads, where users' events would stand behind them.
-_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, Gates[tuple[str, bool]]] = WeakKeyDictionary()
+_limits: WeakKeyDictionary[asyncio.AbstractEventLoop, ConcurrencyLimits[tuple[str, bool]]] = WeakKeyDictionary()
 
 
 def _threads_of(hub: str) -> _Threads:
@@ -126,10 +126,10 @@ class FunctionHandler:
         hub = event.context.hub
         plain = not inspect.iscoroutinefunction(self.function)
         width = conf.settings.HANDLER_THREADS if plain else conf.settings.MAX_HANDLER_CALLS
-        gates = _gates.setdefault(asyncio.get_running_loop(), Gates())
+        limits = _limits.setdefault(asyncio.get_running_loop(), ConcurrencyLimits())
         arguments = (event.context,) if event.name != DISCONNECTED else (event.context, event.reason)
-        with gates.place((hub, plain), True, (width, 0, conf.settings.MAX_WAITING_NOTIFICATIONS)) as gate:
-            async with gate.share(True):
+        with limits.place((hub, plain), True, (width, 0, conf.settings.MAX_WAITING_NOTIFICATIONS)) as limit:
+            async with limit.share(True):
                 try:
                     await self._call(hub, progress, *arguments)
                 except HandlerProblem:

@@ -38,9 +38,9 @@ from hubs.rules.event_routing import CONNECT
 from hubs.upstream import cloudevents_in, handlers
 from hubs.upstream.cloudevents import Answer, BadAnswer
 from hubs.upstream.cloudevents_in import BadEvent, Headers, host_of
+from hubs.upstream.concurrency import HandlerProblem, Progress, TooManyCalls
 from hubs.upstream.events import Event, Rejected
 from hubs.upstream.functions import FunctionHandler
-from hubs.upstream.gate import HandlerProblem, Progress, TooManyCalls
 from hubs.upstream.handlers import HubHandlers
 from hubs.upstream.session import Session
 

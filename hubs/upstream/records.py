@@ -30,12 +30,12 @@ from django.db import connections, router, transaction
 from django.db.models import Q, QuerySet
 
 from hubs import conf, database
-from hubs.complaints import Complaints
 from hubs.models import HandlerCall
 from hubs.protocols.frames import JSON, TEXT, Payload
+from hubs.throttled_log import ThrottledLog
 
 logger = logging.getLogger(__name__)
-_complaints = Complaints(logger, every_secs=database.EVERY_SECS)
+_log = ThrottledLog(logger, every_secs=database.EVERY_SECS)
 
 # How a call ended.
 ANSWERED = "answered"
@@ -223,7 +223,7 @@ class _Writer:
                 self._written = 0
                 _limit_table()
         except Exception as problem:
-            _complaints.warn(
+            _log.warn(
                 "Old records of calls to event handlers cannot be deleted: %s",
                 database.brief(problem),
                 kind=("records not deleted",),
@@ -258,7 +258,7 @@ def write() -> int:
             if database.is_unavailable(problem):
                 # Locked, or away: a second later this may be over.
                 _waiting.put_back(taken[begin:], max(capacity, 1))
-                _complaints.warn(
+                _log.warn(
                     "Records of calls to event handlers wait for the database: %s",
                     database.brief(problem),
                     kind=("records wait",),
@@ -266,7 +266,7 @@ def write() -> int:
                 _disconnect()
                 return begin
             # Its text could quote the rows.
-            _complaints.warn("%d records of calls to event handlers are lost: %s", len(some), type(problem).__name__)
+            _log.warn("%d records of calls to event handlers are lost: %s", len(some), type(problem).__name__)
             _disconnect()
         else:
             dropped = _waiting.written()

@@ -2,7 +2,7 @@
 
 One call of a handler is what happens between an event and its answer:
 
-    a place at the handler's gate (gate.py)      or a refusal, when too many wait there
+    a place at the handler (concurrency.py)       or a refusal, when too many wait there
     the owner's permission (abuse_protection.py) asked for once a minute, not once an event
     a POST                                       the same one, up to four times
     the answer, whole                            or the reason why there is none
@@ -13,8 +13,8 @@ at work on the event still), and what is wrong in the handler's settings. All of
 HANDLER_SECS; a notification's time begins when its turn comes.
 
 There is one client per event loop, with one pool of connections. The pool has no bound of its own,
-since the gates have theirs. Redirects are not followed, proxies and netrc of the environment are not
-used: events go where the URL says, and guard.py decides whether that is a place to go.
+since the concurrency limits have theirs. Redirects are not followed, proxies and netrc of the environment are not
+used: events go where the URL says, and ssrf_guard.py decides whether that is a place to go.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from hubs.rules.event_routing import VALIDATE, resolve_url, without_query
 from hubs.upstream import cloudevents
 from hubs.upstream.abuse_protection import AbuseProtection
 from hubs.upstream.cloudevents import Answer, BadAnswer, Unsendable
+from hubs.upstream.concurrency import ConcurrencyLimit, ConcurrencyLimits, HandlerProblem, Progress
 from hubs.upstream.events import ConnectAnswer, ConnectRequest, Event, Reply
-from hubs.upstream.gate import Gate, Gates, HandlerProblem, Progress
-from hubs.upstream.guard import ForbiddenAddress, GuardedResolver, SystemResolver, open_socket
 from hubs.upstream.session import Session
+from hubs.upstream.ssrf_guard import ForbiddenAddress, GuardedResolver, SystemResolver, open_socket
 
 RETRY_SECS = (1.0, 3.0, 5.0)
 VALIDATION_SECS = 10.0
@@ -85,7 +85,7 @@ class Webhooks:
         self._resolver = resolver or SystemResolver()
         self._sleep = sleep
         self._http: aiohttp.ClientSession | None = None
-        self._gates: Gates[int] = Gates()
+        self._limits: ConcurrencyLimits[int] = ConcurrencyLimits()
         self.abuse_protection = AbuseProtection(self._validate, clock)
 
     async def send(
@@ -106,13 +106,13 @@ class Webhooks:
             conf.settings.MAX_WAITING_HANDLER_CALLS,
             conf.settings.MAX_WAITING_NOTIFICATIONS,
         )
-        with self._gates.place(handler.id, background, bounds) as gate:
-            async with gate.share(background):
-                return await self._deliver(gate, handler, event, session, keys, progress)
+        with self._limits.place(handler.id, background, bounds) as limit:
+            async with limit.share(background):
+                return await self._deliver(limit, handler, event, session, keys, progress)
 
     async def _deliver(
         self,
-        gate: Gate,
+        limit: ConcurrencyLimit,
         handler: EventHandlerSettings,
         event: Event,
         session: Session,
@@ -137,7 +137,7 @@ class Webhooks:
             raise HandlerProblem(str(problem)) from None
 
         async def post() -> Answer:
-            async with gate.exchange():
+            async with limit.exchange():
                 progress.attempts += 1
                 progress.status = None
                 try:
@@ -147,13 +147,13 @@ class Webhooks:
                     if progress.told is not None:
                         progress.told.clear()
 
-        limit = conf.settings.HANDLER_SECS
+        secs = conf.settings.HANDLER_SECS
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(secs):
                 await self.abuse_protection.check(_resolved(handler.url_template, hub, VALIDATE), origin)
                 answer = await self._persistently(post)
         except TimeoutError:
-            raise HandlerProblem(f"no answer within {limit:g} seconds") from None
+            raise HandlerProblem(f"no answer within {secs:g} seconds") from None
         if answer.accepted:
             try:
                 session.cookies.take(url, answer.values("Set-Cookie"), time.time())

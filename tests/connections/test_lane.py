@@ -250,7 +250,7 @@ async def test_stopping_forgets_a_broken_message(handler: Handler) -> None:
 # Two readers: a reliable client that changes sockets
 
 
-class Gate(Handler):
+class ConcurrencyLimit(Handler):
     """Has every frame wait until it is let go."""
 
     def begin(self, frame: Upstream) -> Rest | None:
@@ -266,7 +266,7 @@ def _name(frame: Upstream) -> str:
 
 
 async def test_a_second_reader_waits_for_the_frame_of_the_first() -> None:
-    handler = Gate()
+    handler = ConcurrencyLimit()
     first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
     await turns()
     await soon(handler.lane.put(JoinGroup("2")))
@@ -283,7 +283,7 @@ async def test_a_second_reader_waits_for_the_frame_of_the_first() -> None:
 
 
 async def test_what_a_reader_brought_that_is_given_up_is_done_all_the_same() -> None:
-    handler = Gate()
+    handler = ConcurrencyLimit()
     first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
     await turns()
     await soon(handler.lane.put(JoinGroup("2")))
@@ -294,7 +294,7 @@ async def test_what_a_reader_brought_that_is_given_up_is_done_all_the_same() -> 
 
 
 async def test_a_broken_message_of_the_second_reader_takes_its_turn() -> None:
-    handler = Gate()
+    handler = ConcurrencyLimit()
     first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
     await turns()
     handler.lane.fail(BROKEN)
@@ -306,7 +306,7 @@ async def test_a_broken_message_of_the_second_reader_takes_its_turn() -> None:
 
 
 async def test_a_frame_of_the_first_reader_that_ends_the_connection_ends_it_for_the_second() -> None:
-    handler = Gate()
+    handler = ConcurrencyLimit()
     handler.fails_at = "1"
     first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
     await turns()

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hubs.rules.filters import InvalidFilter, compile_filter
-from hubs.rules.filters.mistake import MAX_QUOTED_CHARACTERS
+from hubs.rules.filters.errors import MAX_QUOTED_CHARACTERS
 from tests.rules.filter_subjects import SUBJECTS, Connection, passing
 from tests.rules.test_filters_mistakes import AZURES
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hubs.rules.filters import InvalidFilter, compile_filter, parser
-from hubs.rules.filters.mistake import MAX_QUOTED_CHARACTERS
+from hubs.rules.filters.errors import MAX_QUOTED_CHARACTERS
 from hubs.rules.filters.parser import MAX_CALLS, MAX_CHARACTERS, MAX_CLAUSES, MAX_NESTING, MAX_TOKENS
 
 LARGE = "9223372036854775808"

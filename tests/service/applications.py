@@ -88,7 +88,7 @@ def handler_at(url: str, *system: str, events: str = "") -> HandlerSettings:
     return {"urlTemplate": f"{url}/{{event}}", "systemEvents": list(system), "userEventPattern": events}
 
 
-class Gate:
+class ConcurrencyLimit:
     """An answer that waits until it is opened."""
 
     def __init__(self, then: Answer) -> None:

@@ -25,7 +25,7 @@ from tests.service.applications import (
     PROMPT,
     SYSTEM,
     Application,
-    Gate,
+    ConcurrencyLimit,
     Staff,
     came,
     echo,
@@ -654,7 +654,7 @@ async def test_line_23_an_empty_answer_is_only_an_ack(
         await client.say(type="event", event="ask", data=1)
         await client.barrier()
         # The next that a simple client hears is something else.
-        everything.on["message"] = first = Gate(answer)
+        everything.on["message"] = first = ConcurrencyLimit(answer)
         await simple.say_raw("x")
         await first.reached()
         everything.on["message"] = echo
@@ -807,7 +807,7 @@ async def test_cookies_of_any_answer_come_back_with_later_events(
 async def test_line_27_connected_delays_nobody(
     target: Target, hub: str, everything: Application, answer: Say | None
 ) -> None:
-    gate = Gate(Say(204))
+    gate = ConcurrencyLimit(Say(204))
     everything.on["connected"] = answer or gate
     async with came(target.url(hub), JSON) as (client, connected):
         await everything.told(connected["connectionId"], "connect", "connected")

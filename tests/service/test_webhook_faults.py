@@ -20,7 +20,7 @@ from tests.service.applications import (
     PROMPT,
     SYSTEM,
     Application,
-    Gate,
+    ConcurrencyLimit,
     Staff,
     came,
     echo,
@@ -240,7 +240,7 @@ async def test_line_31_no_answer_in_time_is_a_failure(staff: Staff, target: Targ
 async def test_a_slow_answer_keeps_the_clients_frames_in_order_and_delays_nothing_else(
     staff: Staff, target: Target, hub: str, app: Application
 ) -> None:
-    gates = {name: Gate(Say(200, b"slow", {"Content-Type": "text/plain"})) for name in ("slow", "message")}
+    gates = {name: ConcurrencyLimit(Say(200, b"slow", {"Content-Type": "text/plain"})) for name in ("slow", "message")}
     app.on |= {**gates, "fine": echo}
     await staff.set(hub, app.everything())
     sdk = Sdk(target, hub)
@@ -315,7 +315,7 @@ async def test_a_client_that_leaves_while_its_events_wait_unread_takes_them_back
 async def test_a_client_that_comes_back_meanwhile_gets_its_answer(
     staff: Staff, target: Target, hub: str, app: Application, subprotocol: str
 ) -> None:
-    gate = Gate(Say(200, b"slow", {"Content-Type": "text/plain", "ce-connectionState": "after"}))
+    gate = ConcurrencyLimit(Say(200, b"slow", {"Content-Type": "text/plain", "ce-connectionState": "after"}))
     app.on |= {"slow": gate, "fine": echo}
     await staff.set(hub, app.everything())
     async with reliable(target.url(hub), subprotocol) as client:

@@ -19,7 +19,7 @@ import pytest
 from tests.running import PATIENCE, Redis, Service
 from tests.service.applications import (
     Application,
-    Gate,
+    ConcurrencyLimit,
     Staff,
     came,
     failed,
@@ -142,7 +142,7 @@ async def test_a_connection_that_moves_takes_its_session_along(
 
 async def test_an_answer_finds_the_connection_that_has_moved_meanwhile(pair: Pair, hub: str, app: Application) -> None:
     home, away = pair.targets
-    gate = Gate(Say(200, b"slow", {"Content-Type": "text/plain", "ce-connectionState": "after"}))
+    gate = ConcurrencyLimit(Say(200, b"slow", {"Content-Type": "text/plain", "ce-connectionState": "after"}))
     app.on["slow"] = gate
     await pair.staff.set(hub, app.handler(events="*"))
     await _in_force(hub, home, away)

@@ -44,7 +44,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     """The settings of all hubs; no test here needs the database for them."""
     own = Rows()
     monkeypatch.setattr(hub_settings, "acurrent", own.acurrent)
-    dispatch._complaints._held.clear()
+    dispatch._log._held.clear()
     records.forget()
     return own
 

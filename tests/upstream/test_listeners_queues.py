@@ -17,7 +17,7 @@ from hubs.upstream.events import Event
 from hubs.upstream.listeners import queues
 from hubs.upstream.listeners.message import Message
 from hubs.upstream.listeners.queues import QueuedSink
-from hubs.upstream.listeners.transport import TransportTrouble
+from hubs.upstream.listeners.transport import TransportError
 from hubs.upstream.session import Session
 from tests.running import PATIENCE
 from tests.upstream.conftest import Rows
@@ -109,7 +109,7 @@ async def tape(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tap
     monkeypatch.setattr(queues, "RETRY_SECS", (0.01,))
     monkeypatch.setattr(queues, "LOOK_SECS", 0.01)
     monkeypatch.setattr(queues, "FLUSH_SECS", 0.1)
-    queues._complaints._held.clear()
+    queues._log._held.clear()
     rows.set("chat", listeners=(ROW,))
     yield own
     own.obstacle = lambda batch: None
@@ -153,7 +153,7 @@ async def test_batches_are_bounded_in_bytes(tape: Tape) -> None:
 
 async def test_a_failed_batch_comes_again_before_everything_else(tape: Tape, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    hurdle = Hurdle(tape, *[TransportTrouble("nobody there", status=503)] * 10, None)
+    hurdle = Hurdle(tape, *[TransportError("nobody there", status=503)] * 10, None)
     tape.obstacle = lambda batch: hurdle(batch)
     tell("1", "2")
     await tape.until(lambda: len(hurdle.attempts) >= 2)
@@ -170,7 +170,7 @@ async def test_a_failed_batch_comes_again_before_everything_else(tape: Tape, cap
 
 
 async def test_a_batch_that_is_not_wanted_is_dropped_and_counted(tape: Tape, caplog: pytest.LogCaptureFixture) -> None:
-    hurdle = Hurdle(tape, *[TransportTrouble("not like this", tries=3)] * 3, None)
+    hurdle = Hurdle(tape, *[TransportError("not like this", tries=3)] * 3, None)
     tape.obstacle = lambda batch: hurdle(batch)
     tell("1", "2")
     await tape.until(lambda: len(hurdle.attempts) == 1)
@@ -185,7 +185,7 @@ async def test_a_batch_that_is_not_wanted_is_dropped_and_counted(tape: Tape, cap
 async def test_a_batch_that_is_too_large_comes_in_halves(tape: Tape) -> None:
     def obstacle(batch: Sequence[Message]) -> None:
         if len(batch) > 1 or batch[0].payload.data == b"2":
-            raise TransportTrouble("too large", tries=1, too_large=True)
+            raise TransportError("too large", tries=1, too_large=True)
 
     tape.obstacle = obstacle
     tell("1", "2", "3", "4")
@@ -318,7 +318,7 @@ async def test_what_is_on_its_way_still_arrives_where_the_listener_was(tape: Tap
 
 async def test_a_new_token_is_used_at_once(tape: Tape, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "RETRY_SECS", (PATIENCE * 10,))
-    hurdle = Hurdle(tape, TransportTrouble("wrong password"), None)
+    hurdle = Hurdle(tape, TransportError("wrong password"), None)
     tape.obstacle = lambda batch: hurdle(batch)
     tell("1")
     await tape.until(lambda: len(hurdle.attempts) == 1)
@@ -343,7 +343,7 @@ async def test_a_removed_listener_has_a_moment_for_what_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queues, "FLUSH_SECS", PATIENCE)
-    hurdle = Hurdle(tape, *[TransportTrouble("busy")] * 2, None)
+    hurdle = Hurdle(tape, *[TransportError("busy")] * 2, None)
     tape.obstacle = lambda batch: hurdle(batch)
     tell(*"123456")
     rows.set("chat", listeners=() if row is None else (row,))

@@ -26,7 +26,7 @@ from hubs.upstream import UserEventRequest, dispatch, listeners, records
 from hubs.upstream.listeners import queues, redis_stream
 from hubs.upstream.listeners.message import message_of
 from hubs.upstream.listeners.redis_stream import RedisStream
-from hubs.upstream.listeners.transport import TransportTrouble
+from hubs.upstream.listeners.transport import TransportError
 from hubs.upstream.session import Session
 from tests.running import PATIENCE, Redis, free_port
 from tests.upstream.conftest import Rows
@@ -58,7 +58,7 @@ async def quick(monkeypatch: pytest.MonkeyPatch, webpubsub: Any) -> AsyncIterato
     webpubsub(HANDLER_PRIVATE_ADDRESSES=True)
     monkeypatch.setattr(queues, "RETRY_SECS", (0.02,))
     monkeypatch.setattr(queues, "LOOK_SECS", 0.02)
-    queues._complaints._held.clear()
+    queues._log._held.clear()
     yield
     await listeners.close(0.1)
 
@@ -310,7 +310,7 @@ async def test_the_guard_of_event_handlers_holds_here_too(redis: Redis, webpubsu
     transport = RedisStream(EventListenerSettings(1, "redis_stream", f"redis://{host}:{redis.port}/0?stream=s"))
     session = Session("chat", "c")
     try:
-        with pytest.raises(TransportTrouble, match="events go to public addresses only"):
+        with pytest.raises(TransportError, match="events go to public addresses only"):
             await transport.send([message_of(session.event("connected"))])
     finally:
         await transport.close()
@@ -333,7 +333,7 @@ async def test_places_where_no_redis_is(
     transport = RedisStream(EventListenerSettings(1, "redis_stream", url.format(**ports) + "?stream=s"))
     session = Session("chat", "c")
     try:
-        with pytest.raises(TransportTrouble) as raised:
+        with pytest.raises(TransportError) as raised:
             await transport.send([message_of(session.event("connected"))])
     finally:
         await transport.close()

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("client")
 def row(rows: Rows, server: WebhookServer, monkeypatch: pytest.MonkeyPatch) -> EventListenerSettings:
     monkeypatch.setattr(queues, "RETRY_SECS", (0.01,))
     monkeypatch.setattr(queues, "LOOK_SECS", 0.02)
-    queues._complaints._held.clear()
+    queues._log._held.clear()
     own = EventListenerSettings(1, "webhook", f"{server.url}/in?code=secret", "*", frozenset(), "Bearer secret")
     rows.set("chat", listeners=(own,))
     return own

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hubs.complaints import EVERY_SECS, MAX_KINDS, Complaints
 from hubs.protocols.frames import Payload
+from hubs.throttled_log import EVERY_SECS, MAX_KINDS, ThrottledLog
 from hubs.upstream import records
 from hubs.upstream.records import Record
 from tests.upstream.conftest import Time
@@ -52,7 +52,7 @@ def test_payloads_are_private_and_cut(webpubsub: Any) -> None:
 
 def test_the_same_complaint_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
     time = Time()
-    complaints = Complaints(logging.getLogger("hubs.test"), time.clock)
+    complaints = ThrottledLog(logging.getLogger("hubs.test"), time.clock)
     for _ in range(5):
         complaints.warn("%s failed: %s", "a", "down")
     complaints.warn("%s failed: %s", "b", "down")
@@ -68,7 +68,7 @@ def test_the_same_complaint_is_logged_seldom(caplog: pytest.LogCaptureFixture) -
 
 
 def test_complaints_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints(logging.getLogger("hubs.test"), Time().clock)
+    complaints = ThrottledLog(logging.getLogger("hubs.test"), Time().clock)
     for number in range(MAX_KINDS + 10):
         complaints.warn("%s", number)
     assert len(complaints._held) == MAX_KINDS

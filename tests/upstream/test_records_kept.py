@@ -191,7 +191,7 @@ def test_a_database_that_is_away_is_asked_again(
 ) -> None:
     webpubsub(HANDLER_RECORDS=3)
     monkeypatch.setattr(records, "_disconnect", lambda: None)
-    records._complaints._held.clear()
+    records._log._held.clear()
     records.note(record(1))
     records.note(record(2))
     with monkeypatch.context() as patch:
@@ -221,7 +221,7 @@ def test_what_a_database_never_takes_does_not_stop_the_others(
 ) -> None:
     monkeypatch.setattr(records, "_disconnect", lambda: None)
     monkeypatch.setattr(records, "_ROWS_AT_ONCE", 2)
-    records._complaints._held.clear()
+    records._log._held.clear()
     bulk_create = HandlerCall.objects.bulk_create
 
     def picky(rows: list[HandlerCall]) -> Any:

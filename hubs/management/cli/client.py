@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from hubs import client_urls
 from hubs.management.cli import console, grammar
+from hubs.management.cli.errors import Error
 from hubs.management.cli.output import Line, Output
-from hubs.management.cli.trouble import Error
 from hubs.rules import roles as roles_rules
 
 BROAD_ROLES = tuple(f"webpubsub.{permission}" for permission in roles_rules.PERMISSIONS)

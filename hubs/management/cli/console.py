@@ -28,9 +28,9 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from hubs import addresses
-from hubs.management.cli import arrivals, typed
+from hubs.management.cli import input, rendering
+from hubs.management.cli.errors import Error, one_line
 from hubs.management.cli.output import Output, printable
-from hubs.management.cli.trouble import Error, one_line
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
@@ -130,7 +130,7 @@ class _Conversation:
 
     async def run(self) -> None:
         if self.terminal:
-            self._remark(typed.help_text() if self.speaks_json else "Every line is sent as it is. Ctrl-D ends.")
+            self._remark(input.help_text() if self.speaks_json else "Every line is sent as it is. Ctrl-D ends.")
         reader = asyncio.create_task(self._read())
         typist = asyncio.create_task(self._type_at_terminal() if self.terminal else self._type_from_pipe())
         try:
@@ -166,15 +166,15 @@ class _Conversation:
         self.heard.set()
         answer = self._answered(message) if self.speaks_json and isinstance(message, str) else None
         if self.out.form == "json":
-            self._show(arrivals.as_json(message))
+            self._show(rendering.as_json(message))
         elif isinstance(message, bytes):
-            self._show(arrivals.binary_line(message))
+            self._show(rendering.binary_line(message))
         else:
-            self._show(answer or arrivals.line_for(message))
+            self._show(answer or rendering.line_for(message))
 
     def _answered(self, message: str) -> str | None:
         """Note what a frame answers. Gives the line to show for an ack, None for other frames."""
-        frame = arrivals.frame_of(message)
+        frame = rendering.frame_of(message)
         match frame:
             case {"type": "pong"} if self.pings:
                 self._settle(self.pings.popleft(), True)
@@ -256,7 +256,7 @@ class _Conversation:
             raise Error(f"The service did not answer within {ANSWER_SECS} seconds.") from None
 
     def _quits(self, line: str) -> bool:
-        return self.speaks_json and line.strip().lower() in typed.QUIT_WORDS
+        return self.speaks_json and line.strip().lower() in input.QUIT_WORDS
 
     async def _do(self, line: str) -> bool | asyncio.Future[bool]:
         """Carry out one line. Gives True when it is done, False when it made no sense, or the coming answer."""
@@ -265,17 +265,17 @@ class _Conversation:
             return True
         if not line.strip():
             return True
-        if line.strip().lower() == typed.HELP_WORD:
-            self._remark(typed.help_text())
+        if line.strip().lower() == input.HELP_WORD:
+            self._remark(input.help_text())
             return True
         try:
-            verb, frame = typed.read(line)
-        except typed.TypoError as problem:
+            verb, frame = input.read(line)
+        except input.TypoError as problem:
             self._remark(printable(str(problem)))
             return False
         return await self._send(line.strip(), verb, frame)
 
-    async def _send(self, line: str, verb: typed.Verb, frame: typed.Frame) -> asyncio.Future[bool]:
+    async def _send(self, line: str, verb: input.Verb, frame: input.Frame) -> asyncio.Future[bool]:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if verb.acknowledged:
             self.last_ack_id += 1
@@ -348,8 +348,8 @@ def _completer(groups: dict[str, None]) -> Any:
             before = document.text_before_cursor.lstrip()
             word, space, rest = before.partition(" ")
             if not space:
-                choices: Iterable[str] = typed.WORDS
-            elif " " not in rest and word.lower() in typed.VERBS and "group" in typed.VERBS[word.lower()].parameters:
+                choices: Iterable[str] = input.WORDS
+            elif " " not in rest and word.lower() in input.VERBS and "group" in input.VERBS[word.lower()].parameters:
                 choices = [group for group in groups if " " not in group]
             else:
                 return

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from django.core.management.base import CommandError, CommandParser
 
+from hubs.management.cli.errors import Error
 from hubs.management.cli.output import FORMATS, Output
-from hubs.management.cli.trouble import Error
 from hubs.rules import names
 
 Runner = Callable[[argparse.Namespace, Output], None]

@@ -20,9 +20,9 @@ from django.db import transaction
 from django.db.models import Count, QuerySet
 
 from hubs import administration, resources
-from hubs.management.cli import grammar, pairs
+from hubs.management.cli import grammar, key_values
+from hubs.management.cli.errors import Error
 from hubs.management.cli.output import Output, Record, Rows, yes_or_no
-from hubs.management.cli.trouble import Error
 from hubs.models import Hub
 from hubs.upstream import handlers
 
@@ -32,7 +32,7 @@ _FLAGS = {
     "allow_anonymous_user_ids": "anonymous_user_ids",
 }
 # Option, and field of the hub → how its pairs are read.
-_LISTS = {"event_handlers": pairs.HANDLER, "event_listeners": pairs.LISTENER}
+_LISTS = {"event_handlers": key_values.HANDLER, "event_listeners": key_values.LISTENER}
 _HANDLER_EXAMPLE = "--event-handler url-template=https://example.com/{event} system-event=connect"
 
 
@@ -165,7 +165,7 @@ def _said(change: Callable[..., Hub], name: str, changes: dict[str, Any]) -> Non
     try:
         change(name, changes)
     except ValidationError as problem:
-        raise Error(" ".join(pairs.complaints(problem, _LISTS))) from None
+        raise Error(" ".join(key_values.complaints(problem, _LISTS))) from None
 
 
 def show(options: argparse.Namespace, out: Output) -> None:

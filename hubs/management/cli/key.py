@@ -13,8 +13,8 @@ import msgspec
 
 from hubs import administration, resources
 from hubs.management.cli import grammar, hub
+from hubs.management.cli.errors import Error
 from hubs.management.cli.output import Output, Record
-from hubs.management.cli.trouble import Error
 from hubs.models import AccessKey, Hub
 
 

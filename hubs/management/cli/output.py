@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hubs.management.cli.trouble import Error, one_line
+from hubs.management.cli.errors import Error, one_line
 
 FORMATS = ("table", "json", "tsv")
 

@@ -20,8 +20,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from hubs import conf, hub_settings
 from hubs.management.cli import grammar
+from hubs.management.cli.errors import Error, one_line
 from hubs.management.cli.output import Line, Output, yes_or_no
-from hubs.management.cli.trouble import Error, one_line
 from hubs.rules import roles, tokens
 
 API_VERSION = "2024-12-01"

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 from hubs import addresses, conf
 from hubs.management.cli import first_setup
-from hubs.management.cli.trouble import explained
+from hubs.management.cli.errors import explained
 from hubs.rules import tokens
 
 PAGES = (

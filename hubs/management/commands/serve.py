@@ -20,7 +20,7 @@ from hubs import conf
 from hubs.connections.draining import drain
 from hubs.layers.errors import LayerAway
 from hubs.layers.redis import RedisLayer
-from hubs.management.cli.trouble import Error, explained, is_behind, one_line
+from hubs.management.cli.errors import Error, explained, is_behind, one_line
 from hubs.servers import accepting, listening, output, supervising, uvicorn, workers
 
 # Beyond DRAIN_SECS: what a worker needs for its last events, records and words.

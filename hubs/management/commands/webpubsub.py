@@ -10,8 +10,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from hubs.management.cli import client, grammar, hub, key, service
+from hubs.management.cli.errors import explained
 from hubs.management.cli.output import Output
-from hubs.management.cli.trouble import explained
 
 BRANCHES = (key, hub, client, service)
 

@@ -5,7 +5,7 @@ no query over stored data and knows nothing of where connections are. Whoever ha
 something with the attributes of a `Subject` may call it.
 """
 
-from hubs.rules.filters.mistake import InvalidFilter
+from hubs.rules.filters.errors import InvalidFilter
 from hubs.rules.filters.predicate import Predicate, Subject, compile_filter
 
 __all__ = ["InvalidFilter", "Predicate", "Subject", "compile_filter"]

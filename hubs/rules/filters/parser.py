@@ -16,7 +16,7 @@ bounds for all who come after. Letter case counts only inside quotes.
 
 Text that is no expression ends the reading at once. A part that means nothing or has the wrong type does not: it
 is noted, null stands in for it, and the reading goes on, because a syntax error later on is what Azure would report
-(hubs/rules/filters/mistake.py). Only the first such part is kept, and words are found for no other: to guess what is
+(hubs/rules/filters/errors.py). Only the first such part is kept, and words are found for no other: to guess what is
 meant, or to write a call as Azure does, takes longer than all the reading.
 
 A comparison is not a value: `1 eq 1 eq true` needs parentheses. `not` reaches over the comparison that follows
@@ -31,8 +31,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from hubs.rules.filters import tree
+from hubs.rules.filters.errors import SyntaxMistake, Unsupported, quoted, unsupported
 from hubs.rules.filters.functions import FUNCTIONS, Type
-from hubs.rules.filters.mistake import SyntaxMistake, Unsupported, quoted, unsupported
 from hubs.rules.filters.tokens import CLOSE, COMMA, END, INTEGER, NUMBER, OPEN, STRING, WORD, Token, tokens
 from hubs.rules.filters.tree import Node
 

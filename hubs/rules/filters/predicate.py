@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from hubs.rules.filters import tree
-from hubs.rules.filters.mistake import InvalidFilter, Mistake
+from hubs.rules.filters.errors import InvalidFilter, Mistake
 from hubs.rules.filters.parser import parse
 
 # Filters come from programs, which repeat themselves. The largest of them takes some 200 KB.

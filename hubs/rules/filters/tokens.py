@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hubs.rules.filters.mistake import SyntaxMistake, quoted
+from hubs.rules.filters.errors import SyntaxMistake, quoted
 
 WORD, STRING, INTEGER, END = "word", "string", "integer", "end"
 # What begins as a number does and is no whole one: fractions, dates, hexadecimal digits.

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hubs.rules.filters.errors import Unsupported, unsupported
 from hubs.rules.filters.functions import FUNCTIONS, Function, Type
-from hubs.rules.filters.mistake import Unsupported, unsupported
 
 
 @dataclass(slots=True)

@@ -55,7 +55,7 @@ def tell(event: Event, listeners: Sequence[EventListenerSettings]) -> bool:
                 raise LookupError(f"there is no listener of the kind {listener.kind!r}")
             sink.put(listener, event)
         except Exception:
-            # A listener's trouble is never the client's.
+            # A listener's failure is never the client's.
             logger.exception("The event %s of hub %s did not reach a listener", event.name, event.context.hub)
     return wanted
 

@@ -31,18 +31,18 @@ from itertools import islice
 from weakref import WeakKeyDictionary
 
 from hubs import conf, hub_settings
-from hubs.complaints import Complaints
 from hubs.hub_settings import EventListenerSettings
 from hubs.rules.event_routing import split_stream_address, without_query
+from hubs.throttled_log import ThrottledLog
 from hubs.upstream import records
 from hubs.upstream.cloudevents import Unsendable
 from hubs.upstream.events import Event
 from hubs.upstream.listeners.message import Message, message_of, size_of
-from hubs.upstream.listeners.transport import Open, Transport, TransportTrouble
+from hubs.upstream.listeners.transport import Open, Transport, TransportError
 from hubs.upstream.records import Record
 
 logger = logging.getLogger(__name__)
-_complaints = Complaints(logger)
+_log = ThrottledLog(logger)
 
 RETRY_SECS = (1.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 
@@ -174,7 +174,7 @@ class ListenerQueue:
         self._now.clear()
         self._attempts += 1
         begun = time.perf_counter()
-        trouble: TransportTrouble
+        error: TransportError
         listener = self.listener
         try:
             if self._transport is None:
@@ -183,17 +183,17 @@ class ListenerQueue:
                 return
             async with asyncio.timeout(SEND_SECS) as self._limit:
                 await self._transport.send(self._batch)
-        except TransportTrouble as problem:
-            trouble = problem
+        except TransportError as problem:
+            error = problem
         except TimeoutError:
             if _whereabouts(self.listener) != _whereabouts(listener):
                 # Not the listener's fault, and no reason to wait.
                 self._attempts = 0
                 return
-            trouble = TransportTrouble(f"no answer within {SEND_SECS:g} seconds", tries=4)
+            error = TransportError(f"no answer within {SEND_SECS:g} seconds", tries=4)
         except Exception as problem:
             logger.exception("Events of hub %s cannot be carried to the listener %s", self.hub, label_of(listener))
-            trouble = TransportTrouble(f"the transport failed: {type(problem).__name__}", tries=1)
+            error = TransportError(f"the transport failed: {type(problem).__name__}", tries=1)
         else:
             if self._attempts > 1:
                 left = len(self._waiting) - len(self._batch)
@@ -202,14 +202,14 @@ class ListenerQueue:
             return
         finally:
             self._limit = None
-        text = str(trouble)
-        self._record(self._waiting[0][0], text, time.perf_counter() - begun, trouble.status)
-        _complaints.warn("Events of hub %s do not reach the listener %s: %s", self.hub, label_of(listener), text)
-        if trouble.too_large and len(self._batch) > 1:
+        text = str(error)
+        self._record(self._waiting[0][0], text, time.perf_counter() - begun, error.status)
+        _log.warn("Events of hub %s do not reach the listener %s: %s", self.hub, label_of(listener), text)
+        if error.too_large and len(self._batch) > 1:
             del self._batch[(len(self._batch) + 1) // 2 :]
             self._attempts = 0
             return
-        if trouble.tries is not None and self._attempts >= trouble.tries:
+        if error.tries is not None and self._attempts >= error.tries:
             given_up = len(self._batch)
             self._drop(given_up, self._waiting[given_up - 1][0], text)
             self._done(given_up)

@@ -7,7 +7,7 @@ leaves no part of it behind. The stream is kept to LISTENER_STREAM_LENGTH entrie
 Redis drops whole blocks of its oldest ones.
 
 A Redis server is a place in a network like any other, and whoever administers a hub names it; so the
-guard of event handlers (guard.py) judges its address too, when the connection is made. The errors of
+guard of event handlers (ssrf_guard.py) judges its address too, when the connection is made. The errors of
 the client library quote commands, and with them events; operators are told in words of our own.
 """
 
@@ -31,9 +31,9 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from hubs import conf
 from hubs.hub_settings import EventListenerSettings
 from hubs.rules.event_routing import split_stream_address
-from hubs.upstream.guard import ForbiddenAddress, GuardedResolver, SystemResolver, open_socket
 from hubs.upstream.listeners.message import Message
-from hubs.upstream.listeners.transport import TransportTrouble
+from hubs.upstream.listeners.transport import TransportError
+from hubs.upstream.ssrf_guard import ForbiddenAddress, GuardedResolver, SystemResolver, open_socket
 
 CONNECT_SECS = 5.0
 ANSWER_SECS = 10.0
@@ -90,11 +90,11 @@ class RedisStream:
                 max_connections=1,
             )
         except ValueError:
-            raise TransportTrouble("the address of the Redis server cannot be read") from None
+            raise TransportError("the address of the Redis server cannot be read") from None
         self._redis: Any = Redis(connection_pool=pool)
 
     async def send(self, batch: Sequence[Message]) -> None:
-        """Add the entries of a batch. Raises TransportTrouble."""
+        """Add the entries of a batch. Raises TransportError."""
         pipeline = self._redis.pipeline(transaction=len(batch) > 1)
         length = conf.settings.LISTENER_STREAM_LENGTH
         for message in batch:
@@ -104,7 +104,7 @@ class RedisStream:
             async with asyncio.timeout(ANSWER_SECS):
                 await pipeline.execute()
         except (RedisError, OSError) as problem:
-            raise TransportTrouble(self._explained(problem)) from None
+            raise TransportError(self._explained(problem)) from None
 
     def _explained(self, problem: Exception) -> str:
         forbidden = _cause(problem, ForbiddenAddress)
@@ -187,7 +187,7 @@ class _Guarded:
 
     async def _reached(self) -> socket.socket:
         """A socket that is connected to one of the host's addresses. Raises OSError."""
-        trouble: OSError = OSError(0, "the name has no address")
+        error: OSError = OSError(0, "the name has no address")
         for found in await self._resolver.resolve(self.host, self.port):
             place = (found["family"], socket.SOCK_STREAM, found["proto"], "", (found["host"], found["port"]))
             candidate = open_socket(place)
@@ -196,13 +196,13 @@ class _Guarded:
                 await asyncio.get_running_loop().sock_connect(candidate, place[4])
             except OSError as problem:
                 candidate.close()
-                trouble = problem
+                error = problem
             except BaseException:
                 candidate.close()
                 raise
             else:
                 return candidate
-        raise trouble
+        raise error
 
 
 class _PlainConnection(_Guarded, Connection):

@@ -22,17 +22,17 @@ class Transport(Protocol):
     max_bytes: int
 
     async def send(self, batch: Sequence[Message]) -> None:
-        """Carry all of a batch, in order. Raises TransportTrouble; then all of it may come again."""
+        """Carry all of a batch, in order. Raises TransportError; then all of it may come again."""
 
     async def close(self) -> None:
         """Let go of connections."""
 
 
-# Makes a transport without connecting anywhere. May raise TransportTrouble, which is tried again as well.
+# Makes a transport without connecting anywhere. May raise TransportError, which is tried again as well.
 Open = Callable[[EventListenerSettings], Transport]
 
 
-class TransportTrouble(Exception):
+class TransportError(Exception):
     """A batch was not taken. The text is for operators and holds nothing secret.
 
     `tries`: after how many attempts the batch is given up; None: never, since nobody was there who

@@ -22,9 +22,9 @@ import msgspec
 from hubs.hub_settings import EventListenerSettings
 from hubs.protocols.frames import JSON, TEXT, Payload
 from hubs.upstream import webhooks
-from hubs.upstream.gate import HandlerProblem
+from hubs.upstream.concurrency import HandlerProblem
 from hubs.upstream.listeners.message import Message
-from hubs.upstream.listeners.transport import TransportTrouble
+from hubs.upstream.listeners.transport import TransportError
 from hubs.upstream.webhooks import NetworkTrouble
 
 CONTENT_TYPE = "application/cloudevents-batch+json; charset=utf-8"
@@ -51,17 +51,17 @@ class WebhookBatches:
             self._headers["Authorization"] = listener.authorization
 
     async def send(self, batch: Sequence[Message]) -> None:
-        """Post a batch. Raises TransportTrouble."""
+        """Post a batch. Raises TransportError."""
         body = msgspec.json.encode([in_json(message) for message in batch])
         try:
             async with asyncio.timeout(ANSWER_SECS):
                 answer = await webhooks.client().exchange("POST", self._url, self._headers, body)
         except NetworkTrouble as problem:
-            raise TransportTrouble(str(problem)) from None
+            raise TransportError(str(problem)) from None
         except HandlerProblem as problem:
-            raise TransportTrouble(str(problem), tries=TRIES) from None
+            raise TransportError(str(problem), tries=TRIES) from None
         except TimeoutError:
-            raise TransportTrouble(f"no answer within {ANSWER_SECS:g} seconds", tries=TRIES) from None
+            raise TransportError(f"no answer within {ANSWER_SECS:g} seconds", tries=TRIES) from None
         if answer.accepted:
             return
         tries: int | None = 1
@@ -69,7 +69,7 @@ class WebhookBatches:
             tries = None
         elif answer.status >= 500:
             tries = TRIES
-        raise TransportTrouble(
+        raise TransportError(
             f"the answer's status is {answer.status}",
             status=answer.status,
             tries=tries,

@@ -6,12 +6,12 @@ import logging
 
 import pytest
 
-from hubs.complaints import Complaints
 from hubs.servers.logs import Throttle
+from hubs.throttled_log import ThrottledLog
 
 
 def test_a_handler_that_fails_does_not_use_up_the_lines_of_another(caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints(logging.getLogger("hubs.test"))
+    complaints = ThrottledLog(logging.getLogger("hubs.test"))
     for number in range(200):
         complaints.warn("Events of hub %s do not reach %s", "chat", f"handler {number}")
     throttle = Throttle(per_minute=1, exempt=())

@@ -1,7 +1,7 @@
 """How many calls one event handler gets at once, and how many wait for that.
 
-Each handler has a gate of its own, so that a slow one makes only its own events wait. Blocking
-events and notifications pass the same gate, and notifications get at most half of its width: when a
+Each handler has a limit of its own, so that a slow one makes only its own events wait. Blocking
+events and notifications pass the same limit, and notifications get at most half of its width: when a
 thousand clients leave together, those who come can still be let in.
 """
 
@@ -36,7 +36,7 @@ class Progress:
     told: asyncio.Event | None = None
 
 
-class Gate:
+class ConcurrencyLimit:
     """The calls of one handler: `width` at once, and so many waiting."""
 
     __slots__ = ("_background", "_calls", "_exchanges", "_notifications", "_notified", "inside")
@@ -80,21 +80,21 @@ class Gate:
         return self._exchanges
 
 
-class Gates(Generic[Key]):
+class ConcurrencyLimits(Generic[Key]):
     """Gates by handler; one that nobody is at is not kept."""
 
     def __init__(self) -> None:
-        self._by_handler: dict[Key, Gate] = {}
+        self._by_handler: dict[Key, ConcurrencyLimit] = {}
 
     @contextmanager
-    def place(self, handler: Key, background: bool, bounds: tuple[int, int, int]) -> Iterator[Gate]:
-        """As `Gate.place`, and give the gate. `bounds` are those that a new gate gets."""
-        gate = self._by_handler.get(handler)
-        if gate is None:
-            gate = self._by_handler[handler] = Gate(*bounds)
+    def place(self, handler: Key, background: bool, bounds: tuple[int, int, int]) -> Iterator[ConcurrencyLimit]:
+        """As `ConcurrencyLimit.place`, and give the limit. `bounds` are those that a new limit gets."""
+        limit = self._by_handler.get(handler)
+        if limit is None:
+            limit = self._by_handler[handler] = ConcurrencyLimit(*bounds)
         try:
-            with gate.place(background):
-                yield gate
+            with limit.place(background):
+                yield limit
         finally:
-            if not gate.inside:
+            if not limit.inside:
                 self._by_handler.pop(handler, None)

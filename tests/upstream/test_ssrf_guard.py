@@ -13,9 +13,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hubs.errors import HandlerFailed
 from hubs.hub_settings import EventHandlerSettings
 from hubs.protocols.frames import TEXT, Payload
-from hubs.upstream import Reply, UserEventRequest, dispatch, guard, records, webhooks
-from hubs.upstream.guard import ForbiddenAddress, GuardedResolver, SystemResolver, open_socket, purpose_of
+from hubs.upstream import Reply, UserEventRequest, dispatch, records, ssrf_guard, webhooks
 from hubs.upstream.session import Session
+from hubs.upstream.ssrf_guard import ForbiddenAddress, GuardedResolver, SystemResolver, open_socket, purpose_of
 from tests.running import PATIENCE
 from tests.upstream.conftest import Rows, Time
 from tests.upstream.server import RawServer
@@ -214,7 +214,7 @@ async def test_a_name_that_changes_its_mind_leads_nowhere(
     """DNS rebinding: public when it is checked, inside when it is used."""
     webpubsub(HANDLER_PRIVATE_ADDRESSES=False)
     # Loopback has many addresses: one of them stands for the public Internet here.
-    monkeypatch.setattr(guard, "purpose_of", lambda address: "" if address == "127.0.0.2" else purpose_of(address))
+    monkeypatch.setattr(ssrf_guard, "purpose_of", lambda address: "" if address == "127.0.0.2" else purpose_of(address))
     outside = await RawServer(OK).start("127.0.0.2")
     inside = await RawServer(OK).start("127.0.0.1", outside.port)
     names = Names(["127.0.0.2"], ["127.0.0.1"])

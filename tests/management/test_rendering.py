@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hubs.management.cli import arrivals
+from hubs.management.cli import rendering
 
 SHOWN = [
     (
@@ -45,7 +45,7 @@ SHOWN = [
 
 @pytest.mark.parametrize(("text", "line"), SHOWN, ids=[text[:60] for text, _ in SHOWN])
 def test_lines_for_people(text: str, line: str) -> None:
-    assert arrivals.line_for(text) == line
+    assert rendering.line_for(text) == line
 
 
 def test_a_stranger_cannot_steer_the_terminal() -> None:
@@ -59,13 +59,13 @@ def test_a_stranger_cannot_steer_the_terminal() -> None:
     ]
     for frame in frames:
         for text in (json.dumps(frame), json.dumps(frame, ensure_ascii=False)):
-            assert arrivals.line_for(text).isprintable()
-    assert arrivals.line_for(evil).isprintable()
+            assert rendering.line_for(text).isprintable()
+    assert rendering.line_for(evil).isprintable()
 
 
 def test_long_messages_are_cut() -> None:
     frame = {"type": "message", "from": "server", "dataType": "text", "data": "x" * 1_000_000}
-    line = arrivals.line_for(json.dumps(frame))
+    line = rendering.line_for(json.dumps(frame))
     assert len(line) < 4100
     assert line.endswith("x… (996,000 more characters)")
 
@@ -80,8 +80,8 @@ def test_long_messages_are_cut() -> None:
     ],
 )
 def test_lines_for_programs(message: str | bytes, line: str) -> None:
-    assert arrivals.as_json(message) == line
+    assert rendering.as_json(message) == line
 
 
 def test_binary_messages_say_their_size() -> None:
-    assert arrivals.binary_line(b"abc") == "(3 bytes) YWJj"
+    assert rendering.binary_line(b"abc") == "(3 bytes) YWJj"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hubs.management.cli import typed
+from hubs.management.cli import input
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from hubs.management.cli import typed
     ],
 )
 def test_lines_become_frames(line: str, frame: dict[str, Any]) -> None:
-    assert typed.read(line)[1] == frame
+    assert input.read(line)[1] == frame
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_lines_become_frames(line: str, frame: dict[str, Any]) -> None:
     ],
 )
 def test_other_lines_are_answered(line: str, answer: str) -> None:
-    with pytest.raises(typed.TypoError) as refused:
-        typed.read(line)
+    with pytest.raises(input.TypoError) as refused:
+        input.read(line)
     assert str(refused.value) == answer
 
 
 def test_help_names_every_word() -> None:
-    shown = typed.help_text()
-    for word in typed.WORDS:
+    shown = input.help_text()
+    for word in input.WORDS:
         assert word in shown

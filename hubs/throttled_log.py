@@ -16,7 +16,7 @@ EVERY_SECS = 10.0
 MAX_KINDS = 1000
 
 
-class Complaints:
+class ThrottledLog:
     """Logs what is about the same thing at most once in `every_secs`. Usable from any thread."""
 
     def __init__(

@@ -17,7 +17,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 
 from hubs.management.cli import grammar
-from hubs.management.cli.trouble import Error
+from hubs.management.cli.errors import Error
 from hubs.rules import event_routing
 
 Reader = Callable[[str], Any]
@@ -45,7 +45,7 @@ _KINDS = {"RedisStream": "redis_stream", "Webhook": "webhook"}
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class KeyValues:
     """One option: which keys it takes, how their values are read, and the fields of the model they become."""
 
     option: str
@@ -99,7 +99,7 @@ class Pairs:
         return Error(f"{self.option}: {message}.")
 
 
-HANDLER = Pairs(
+HANDLER = KeyValues(
     option="--event-handler",
     keys={
         "url-template": ("url_template", str),
@@ -114,7 +114,7 @@ HANDLER = Pairs(
     needs=("url-template",),
     meaning="a webhook that takes part in the conversation",
 )
-LISTENER = Pairs(
+LISTENER = KeyValues(
     option="--event-listener",
     keys={
         "type": ("kind", _one_of(*_KINDS, means=_KINDS)),
@@ -132,7 +132,7 @@ LISTENER = Pairs(
 )
 
 
-def complaints(problem: ValidationError, lists: Mapping[str, Pairs]) -> list[str]:
+def complaints(problem: ValidationError, lists: Mapping[str, KeyValues]) -> list[str]:
     """What the rules say against typed handlers and listeners, with the words they were typed in."""
     said = []
     for member, texts in problem.message_dict.items():
