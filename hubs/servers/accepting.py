@@ -65,7 +65,7 @@ _PROBE = "open files"
 
 NO_ROOM = b"The service has no room for more clients. Try again later."
 _RETRY_AFTER = b"5"
-_NO_ROOM = Refused(HTTPStatus.SERVICE_UNAVAILABLE, NO_ROOM.decode())
+_NO_ROOM = Refused(HTTPStatus.SERVICE_UNAVAILABLE, NO_ROOM.decode(), b"retry-after: " + _RETRY_AFTER)
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
     b"retry-after: %s\r\nconnection: close\r\n\r\n%s" % (len(NO_ROOM), _RETRY_AFTER, NO_ROOM)

@@ -99,11 +99,12 @@ class HttpConfig(Config):
 
 
 class Refused(Exception):
-    """A request that is not read any further; the text says why."""
+    """A request that is not read any further; the text says why. `lines`: more of the answer's head."""
 
-    def __init__(self, status: HTTPStatus, text: str) -> None:
+    def __init__(self, status: HTTPStatus, text: str, *lines: bytes) -> None:
         super().__init__(text)
         self.status = status
+        self.lines = lines
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -513,7 +514,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._in_body or not cycle.response_started:
             text = str(refused).encode() + b"\n"
             lines = [name + b": " + value for name, value in self.server_state.default_headers]
-            lines += [b"content-type: text/plain; charset=utf-8", b"content-length: %d" % len(text)]
+            lines += [b"content-type: text/plain; charset=utf-8", b"content-length: %d" % len(text), *refused.lines]
             head = STATUS_LINE[refused.status] + b"\r\n".join([*lines, b"connection: close", b"", text])
             self._answers.write(head)
         if cycle is not None and not cycle.response_complete:

@@ -69,6 +69,7 @@ async def test_clients_without_room_are_told_and_the_others_do_not_notice(small:
         # Those who ask for nothing are in nobody's way for long, and are told, too.
         answers = await asyncio.gather(*(_say_nothing(small.port) for _ in range(40)))
         assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 503 Service Unavailable"}
+        assert [answer.count(b"\r\nretry-after: 5\r\n") for answer in answers] == [1] * len(answers)
         assert await asyncio.to_thread(_get, small.port) == (200, "close")
         send = target.service_client("chat").send_to_all
         await asyncio.to_thread(send, "all", content_type="text/plain")
