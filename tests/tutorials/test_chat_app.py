@@ -15,9 +15,6 @@ from tests.running import PATIENCE, Service
 from tests.service.client import Target, answered, opened, refused
 from tests.tutorials.programs import Program, python
 
-# What is promised for changes of settings, with a little for the calls themselves.
-IN_FORCE_SECS = 2.5
-
 
 @pytest.fixture
 async def chat(run: Callable[..., Program], service: Service, hub: str) -> str:
@@ -30,7 +27,7 @@ async def chat(run: Callable[..., Program], service: Service, hub: str) -> str:
         *("user-event-pattern=*", "system-event=connect", "system-event=connected", "system-event=disconnected"),
     )
     nobody = Target(service.connection_string).url(hub)
-    async with asyncio.timeout(IN_FORCE_SECS):
+    async with asyncio.timeout(PATIENCE):
         # Before, there is no handler, and who has no name is let in.
         while await answered(nobody) == 101:
             await asyncio.sleep(0.05)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import Service
+from tests.running import PATIENCE, Service
 from tests.service.applications import SYSTEM, Staff, recorded
 from tests.service.client import (
     JSON,
@@ -33,9 +33,6 @@ from tests.service.client import (
 from tests.tutorials.programs import Program, node
 
 Run = Callable[..., Program]
-
-# What is promised for changes of settings, with a little for the calls themselves.
-IN_FORCE_SECS = 2.5
 
 
 class Middleware:
@@ -80,7 +77,7 @@ async def application(run: Run, service: Service, hub: str, *allowed: str) -> As
     url_template = f"http://localhost:{listening['listening']}/api/webpubsub/hubs/{{hub}}/"
     await Staff(service).set(hub, {"urlTemplate": url_template, "userEventPattern": "*", "systemEvents": SYSTEM})
     target = Target(service.connection_string)
-    async with asyncio.timeout(IN_FORCE_SECS):
+    async with asyncio.timeout(PATIENCE):
         # Before, there is no handler, and everybody is let in.
         while await answered(target.url(hub, extra={"status": "401"})) == 101:
             await asyncio.sleep(0.05)
