@@ -21,9 +21,9 @@ async def _fill(client: RawClient) -> None:
     """Send until the server takes no more."""
     message = frame(BINARY, bytes(1 << 20))
     try:
-        async with asyncio.timeout(1):
-            while True:
-                client.write(message)
+        while True:
+            client.write(message)
+            async with asyncio.timeout(1):
                 await client.writer.drain()
     except TimeoutError:
         pass

@@ -199,7 +199,7 @@ def test_a_log_that_nobody_reads_stops_nothing(pipe: tuple[int, int], serve: Ser
     for _ in range(20):
         assert _status(service, "/nowhere" + "x" * 900) == 404
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE / 2) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     said = os.read(read, 1 << 16).decode()
     assert said.startswith(f"Serving {service.endpoint} on ")
     assert "WARNING django.request: Not Found: /nowherexxx" in said
@@ -210,4 +210,4 @@ def test_a_service_that_can_say_nothing_serves(out: str, serve: Serve) -> None:
     service, process = serve(out)
     assert _status(service, "/nowhere") == 404
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE / 2) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM

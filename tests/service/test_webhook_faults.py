@@ -293,8 +293,8 @@ async def test_a_client_that_leaves_while_its_events_wait_unread_takes_them_back
     await staff.set(hub, app.everything())
     async with opened(target.url(hub)) as client:
         with suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while True:
+            while True:
+                async with asyncio.timeout(1):
                     await client.say_raw("x" * 1_000_000)
         # Its system keeps the end back, behind what the service does not take.
         await client.drop()
