@@ -48,10 +48,11 @@ async def test_line_01_the_key_is_its_own_utf8_text(target: Target) -> None:
 
 
 async def test_line_02_secondary_key_and_rotated_out_key(live_service: Service, target: Target) -> None:
-    keys = await asyncio.to_thread(live_service.manage_json, "key", "show")
+    staff = Staff(live_service)
+    keys = await staff.call("POST", "/listKeys", {})
     assert await _opens(target, target.token(key=keys["secondaryKey"]))
     async with opened(target.url(user="stays"), JSON) as client:
-        fresh = await asyncio.to_thread(live_service.manage_json, "key", "regenerate", "--key", "secondary")
+        fresh = await staff.call("POST", "/regenerateKey", {"keyType": "Secondary"})
         async with asyncio.timeout(PATIENCE):
             while await _opens(target, target.token(key=keys["secondaryKey"])):
                 await asyncio.sleep(0.05)

@@ -39,18 +39,10 @@ CSRF = "a" * 32
 class Doors:
     """All ways into a service."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, token: str, session: str) -> None:
+        self.service, self.session = service, session
         self.target = Target(service.connection_string)
-        self.token = {"Authorization": f"Token {service.admin_token}"}
-        self.session = service.python(
-            "from django.contrib.auth import get_user_model as m, SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY\n"
-            "from django.contrib.sessions.backends.db import SessionStore\n"
-            "u = m().objects.get(); s = SessionStore()\n"
-            "s[SESSION_KEY] = str(u.pk); s[HASH_SESSION_KEY] = u.get_session_auth_hash()\n"
-            "s[BACKEND_SESSION_KEY] = 'django.contrib.auth.backends.ModelBackend'\n"
-            "s.create(); print(s.session_key)"
-        )
+        self.token = {"Authorization": f"Token {token}"}
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("localhost", self.service.port, timeout=PATIENCE)
@@ -145,13 +137,27 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+# What the doors need in the database: a hub, a password, a token and a session.
+PREPARING = f"""
+from io import StringIO
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.sessions.backends.db import SessionStore
+from django.core.management import call_command
+from rest_framework.authtoken.models import Token
+call_command("webpubsub", "hub", "create", "named", "--allow-anonymous-user-ids", "true", stdout=StringIO())
+user = get_user_model().objects.get()
+user.set_password({PASSWORD!r})
+user.save()
+session = SessionStore()
+session[SESSION_KEY], session[HASH_SESSION_KEY] = str(user.pk), user.get_session_auth_hash()
+session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+session.create()
+print(Token.objects.get_or_create(user=user)[0].key, session.session_key)
+"""
+
+
 def ready_doors(service: Service) -> Doors:
-    service.manage("webpubsub", "hub", "create", "named", "--allow-anonymous-user-ids", "true")
-    service.python(
-        "from django.contrib.auth import get_user_model as m\n"
-        f"u = m().objects.get(); u.set_password({PASSWORD!r}); u.save()"
-    )
-    doors = Doors(service)
+    doors = Doors(service, *service.python(PREPARING).split())
     service.env |= SHORT
     service.start()
     return doors

@@ -80,9 +80,9 @@ def staff(service: Service) -> Staff:
     return Staff(service)
 
 
-@pytest.fixture(scope="module")
-def keys(service: Service) -> list[str]:
-    shown = service.manage_json("key", "show")
+@pytest.fixture
+async def keys(staff: Staff) -> list[str]:
+    shown = await staff.call("POST", "/listKeys", {})
     return [shown["primaryKey"], shown["secondaryKey"]]
 
 
