@@ -157,7 +157,7 @@ class Rest(command.Bench):
     name = "rest"
     summary = "What a REST `:send` costs the server, beside views that do nothing."
     usual_rounds = 3
-    quick = {"rounds": 1, "seconds": 0.5}
+    quick = {"rounds": 1, "seconds": 0.2}
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)

@@ -66,7 +66,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def findings(page: Page) -> list[str]:
     """What axe finds critical or serious, as lines to read."""
-    page.evaluate(axe())
+    # It is long, and what is looked at again has it.
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe())
     found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{page.url} {violation['impact']} {violation['id']}: {node['target']} {node['failureSummary']}"

@@ -48,7 +48,7 @@ def signing(target: Target) -> Signing:
 
 @description.parametrize()
 @settings(
-    max_examples=20,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
