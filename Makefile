@@ -80,9 +80,14 @@ check: $(VENV)/.installed-test ## Format, lint, types, import directions, migrat
 	@$(BIN)/python manage.py makemigrations --check --dry-run
 	@$(BIN)/python manage.py check --fail-level WARNING
 
+# Else each of the five would compile all tests, at the same time. Whatever is wrong with them the run itself will say.
+$(VENV)/.compiled: $(VENV)/.installed-test
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1 || true
+	@touch $@
+
 # A module's tests stay in one process, so that each starts its servers once. More than half of their time is waiting:
 # five processes keep two cores busy. What one of them has compiled the others read, and the programs that they start.
-tests: install-test ## Run the tests alone
+tests: install-test $(VENV)/.compiled ## Run the tests alone
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadscope --no-loadscope-reorder $(TESTS)
 
 # LANE names one of the failures or more, OTHER the other version of the lanes that have two: a checkout or a git revision.
