@@ -29,8 +29,8 @@ os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 
-# Rooms whose modules take longest, as they start programs and wait for them.
-LONG = {"bench", "browser", "faults", "management", "pythons", "servers", "service", "tutorials"}
+# Rooms whose modules take longest, as they start programs and wait for them, or have storms in simulated worlds.
+LONG = {"bench", "browser", "connections", "faults", "management", "pythons", "servers", "service", "tutorials"}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As shells start what runs in the background; our servers would not hear of it either, and daphne is stopped by it.
