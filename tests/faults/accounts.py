@@ -16,9 +16,11 @@ An acknowledged message that a member never got is one of two things:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _NUMBER_BITS = 32
+# So many messages that were lost silently are described.
+MAX_EXAMPLES = 10
 
 
 def mark(publisher: int, number: int) -> int:
@@ -51,6 +53,8 @@ class Session:
     transcript: Sequence[int]
     # None: it was not told of any end.
     told_at: float | None = None
+    # How it is called in the service's logs.
+    name: str = ""
 
     def has(self, moment: float) -> bool:
         """Whether it was there at that moment."""
@@ -73,6 +77,8 @@ class Verdict:
     out_of_order: int = 0
     # Arrivals that nobody sent.
     strange: int = 0
+    # The first of those that were lost silently, in words.
+    examples: tuple[str, ...] = field(default=(), compare=False)
 
 
 def judge(streams: Sequence[Published], members: Iterable[Sequence[Session]]) -> Verdict:
@@ -82,6 +88,7 @@ def judge(streams: Sequence[Published], members: Iterable[Sequence[Session]]) ->
     """
     due = {mark(publisher, number) for publisher, one in enumerate(streams) for number in one.acknowledged}
     expected = delivered = lost = told = duplicated = out_of_order = strange = 0
+    examples: list[str] = []
     for sessions in members:
         seen: set[int] = set()
         highest = [0] * len(streams)
@@ -100,7 +107,7 @@ def judge(streams: Sequence[Published], members: Iterable[Sequence[Session]]) ->
                     highest[publisher] = max(highest[publisher], number)
             reached.append(highest.copy())
         missing = due - seen
-        for message in missing:
+        for message in sorted(missing):
             publisher, number = unmark(message)
             stream = streams[publisher]
             sent_at = stream.sent_at[number - 1]
@@ -111,8 +118,18 @@ def judge(streams: Sequence[Published], members: Iterable[Sequence[Session]]) ->
             passed_over = reached[at][publisher] > number and number not in stream.unordered
             if sessions[at].told_at is None or passed_over:
                 lost += 1
+                if len(examples) < MAX_EXAMPLES:
+                    examples.append(_described(publisher, number, sent_at, sessions[at], passed_over))
             else:
                 told += 1
         expected += len(due)
         delivered += len(due) - len(missing)
-    return Verdict(expected, delivered, lost, told, duplicated, out_of_order, strange)
+    return Verdict(expected, delivered, lost, told, duplicated, out_of_order, strange, tuple(examples))
+
+
+def _described(publisher: int, number: int, sent_at: float, session: Session, passed_over: bool) -> str:
+    told = "never told" if session.told_at is None else f"told after {session.told_at - session.joined_at:.1f} s"
+    return (
+        f"message {number} of publisher {publisher}, sent {sent_at - session.joined_at:.1f} s after connection "
+        f"{session.name} had joined, which was {told}{' and got later ones' if passed_over else ''}"
+    )

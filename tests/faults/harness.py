@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from tests.faults.accounts import Published, Session, Verdict, judge, mark
+from tests.faults.accounts import MAX_EXAMPLES, Published, Session, Verdict, judge, mark
 from tests.faults.client import Gone, Pace, ReliableClient
 from tests.faults.dialects import DIALECTS, PLAIN
 from tests.faults.disconnects import Disconnects
@@ -86,6 +86,8 @@ class Ended:
     missing: int = 0
     # Told of connections that no client knows: its socket was lost before it had heard of it.
     unknown: int = 0
+    # Those of which it was not told once.
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ class Outcome:
                 (self.disconnected.repeated, "connections that ended, of which `disconnected` was told again"),
             ]
         found = [f"{count:,} {what}" for count, what in counts if count]
+        found += [f"lost silently: {example}" for verdict in (self.verdict, self.plain) for example in verdict.examples]
+        if self.disconnected is not None and self.disconnected.wrong:
+            found.append(f"`disconnected` not told once: {', '.join(self.disconnected.wrong[:MAX_EXAMPLES])}")
         found += [f"{count} answers to REST: {what}" for what, count in self.answers.items()]
         if not promise.sessions:
             found += [f"{count} connections lost: {reason}" for reason, count in Counter(self.failures).items()]
@@ -273,7 +278,8 @@ class Member:
 
     def _joined(self) -> None:
         # What came while it was joining is in it, too.
-        self.sessions.append(Session(time.monotonic(), self._transcript))
+        name = self.person.client.connection_id
+        self.sessions.append(Session(time.monotonic(), self._transcript, name=name))
 
     def _told(self) -> None:
         # If it has joined.
@@ -516,6 +522,7 @@ class Experiment:
             repeated=sum(told[connection] > 1 for connection in ended),
             missing=sum(not told[connection] for connection in ended),
             unknown=sum(count for connection, count in told.items() if connection not in ended),
+            wrong=tuple(connection for connection in ended if told[connection] != 1),
         )
 
     def _outcome(self, failures: tuple[str, ...], ended: Ended | None, seconds: float) -> Outcome:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.accounts import Published, Session, Verdict, judge, mark, unmark
+from tests.faults.accounts import MAX_EXAMPLES, Published, Session, Verdict, judge, mark, unmark
 
 # Two publishers, three and two messages; the last of the second was never acknowledged. The hundreds are seconds.
 SENT = [Published([100, 200, 300], {1, 2, 3}), Published([100, 200], {1})]
@@ -103,3 +103,14 @@ def test_a_message_of_two_sessions_is_doubled() -> None:
 @given(st.integers(0, 2**31), st.integers(0, 2**32 - 1))
 def test_marks_are_read_as_written(publisher: int, number: int) -> None:
     assert unmark(mark(publisher, number)) == (publisher, number)
+
+
+def test_the_first_that_are_lost_are_described() -> None:
+    passed = Session(1.0, [mark(0, 1), mark(0, 3)], told_at=9.0, name="c1")
+    [example] = judge([Published([2.0, 3.0, 4.0], {1, 2, 3})], [[passed]]).examples
+    assert example == (
+        "message 2 of publisher 0, sent 2.0 s after connection c1 had joined, "
+        "which was told after 8.0 s and got later ones"
+    )
+    many = [Published([2.0] * 50, range(1, 51))]
+    assert len(judge(many, [[Session(1.0, [])]]).examples) == MAX_EXAMPLES
