@@ -90,6 +90,10 @@ class Backlog:
         """All that came up to a place in the log has been acknowledged, if there was anything."""
         self._acknowledged_place = place
 
+    def bound(self, max_messages: int, max_bytes: int) -> None:
+        """Take no more than this from now on; what is there stays."""
+        self._max_messages, self._max_bytes = max_messages, max_bytes
+
     def put(self, batch: Batch, now: float, *, sent: bool) -> int | None:
         """Keep frames; gives the first one's id. None if they do not all fit: then none is kept.
 

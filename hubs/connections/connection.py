@@ -520,7 +520,8 @@ class Connection:
     def number(self, batch: Batch, now: float) -> None:
         """Take data frames that others get too, as one of the reliable ones."""
         backlog = self.backlog
-        if backlog is None or self._closed or not batch.sized:
+        # What comes behind a frame that was lost would get its number.
+        if backlog is None or self._closed or self._overflowing or not batch.sized:
             return
         first = backlog.put(batch, now, sent=self.outbox is not None or self.sent_unsure)
         if first is None:

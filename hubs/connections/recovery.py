@@ -185,7 +185,7 @@ async def _rebuild_once(here: Node, arrival: Arrival, record: dict[str, Any], of
     # From here on nothing waits: what was read meanwhile was held, and what is read next finds the connection.
     for position, origin, entry in arrival.held:
         rebuilt.take(position, origin, entry)
-    connection = rebuilt.connection
+    connection = rebuilt.done()
     if arrival.lost or connection.owner is None or connection.owner[0] != here.process:
         raise Outrun(arrival.id)
     if rebuilt.problem:

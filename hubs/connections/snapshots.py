@@ -13,6 +13,7 @@ the other, as often as a fixed rate allows, whatever happens to the connections;
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -72,9 +73,11 @@ def restored(record: Mapping[str, Any]) -> Connection:
     connection.acks.remember_all(record["acks"])
     for ack_id, process in record["begun"]:
         connection.event_begun(Begun(connection.id, ack_id), process)
+    # Without bounds, until it is as it was: the snapshot may be old, and what its client has acknowledged since is told
+    # by the process that had it, at the end of what is read.
     connection.backlog = Backlog(
-        conf.settings.RELIABLE_BUFFER_MESSAGES,
-        conf.settings.RELIABLE_BUFFER_BYTES,
+        sys.maxsize,
+        sys.maxsize,
         last=record["number"],
         sent=record["sent"] or 0,
         place=record["place"],
@@ -106,6 +109,12 @@ class Rebuilt:
     def including(self) -> bool:
         """Whether it needs that entry too: there may be more in it behind the place."""
         return self._place & _LAST_PLACE != _LAST_PLACE
+
+    def done(self) -> Connection:
+        """The connection, when all that is behind its snapshot has been applied."""
+        assert self.connection.backlog is not None  # noqa: S101 - only reliable ones have snapshots
+        self.connection.backlog.bound(conf.settings.RELIABLE_BUFFER_MESSAGES, conf.settings.RELIABLE_BUFFER_BYTES)
+        return self.connection
 
     def take(self, position: int, origin: str, entry: Entry) -> None:
         """Apply an entry of its hub's log."""

@@ -12,7 +12,8 @@ import pytest
 
 from hubs import close_codes, operations
 from hubs.connections import recovery
-from hubs.protocols.frames import Payload
+from hubs.protocols.codec import Outgoing
+from hubs.protocols.frames import Payload, ServerMessage
 from hubs.upstream import EventContext, UserEventRequest
 from hubs.upstream.handlers import HubHandlers
 from tests.connections.conftest import AloneWorld, WebPubSub
@@ -349,6 +350,25 @@ def test_a_connection_that_has_lost_a_message_is_not_recovered(
         return connection.recoverable
 
     assert not process.run(in_one_turn())
+
+
+def test_what_comes_behind_a_lost_message_does_not_get_its_number(
+    world: World, process: Process, webpubsub: WebPubSub
+) -> None:
+    webpubsub(RELIABLE_BUFFER_BYTES=1000)
+    client = Client(world, "chat", acks=False)
+    client.connect(process, "g")
+    connection = process.connection(client)
+    assert connection is not None
+
+    async def in_one_turn() -> int:
+        for size in (2000, 1):
+            connection.deliver(Outgoing(ServerMessage(Payload("text", b"x" * size))))
+        return connection.backlog.last
+
+    assert process.run(in_one_turn()) == 0
+    world.settle()
+    assert client.texts == []
 
 
 def test_a_client_that_reads_too_slowly_is_not_waited_for(

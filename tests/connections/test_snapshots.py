@@ -33,10 +33,10 @@ from hubs.layers.positions import first_of, ms_of
 from hubs.node import node as nodes
 from hubs.node.node import Node
 from hubs.node.publishing import PLACE_BITS
-from hubs.protocols.codec import CODECS
+from hubs.protocols.codec import CODECS, Batch, Outgoing
 from hubs.rules.audiences import Audience
 from hubs.rules.roles import Permissions
-from tests.connections.conftest import Server
+from tests.connections.conftest import Server, WebPubSub
 
 RELIABLE = "json.reliable.webpubsub.azure.v1"
 OTHER = "0" * 8
@@ -318,6 +318,25 @@ async def test_what_another_process_says_for_it_does_not_count() -> None:
     assert list(rebuilt.connection.acks) == []
     assert rebuilt.connection.backlog is not None
     assert len(rebuilt.connection.backlog) == 0
+
+
+async def test_what_came_since_an_old_snapshot_need_not_fit_into_the_buffer(webpubsub: WebPubSub) -> None:
+    """Its client has acknowledged most of it, which is known only when all has been read."""
+    webpubsub(RELIABLE_BUFFER_MESSAGES=10)
+    story = await _story()
+    for _ in range(4):
+        story.publish(0, [0] * 4, None)
+        story.node.settle()
+        story.acknowledge(but=0)
+    story.publish(0, [0], None)
+    story.node.settle()
+    story.assert_alike(story.snapshots[0])
+    # From then on it is as any other.
+    connection = story.rebuilt(story.snapshots[0]).done()
+    assert connection.backlog is not None
+    batch = Batch()
+    batch.add(Outgoing(Publication(Audience(HUB, "g"), "text", b"x").frame), connection.codec)
+    assert connection.backlog.put(batch, _now(), sent=False) is None
 
 
 async def test_the_reply_to_an_event_without_ack_id_is_delivered() -> None:
