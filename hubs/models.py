@@ -359,8 +359,7 @@ class EventListener(Authorized):
     @property
     def address(self) -> str:
         """The whole address as one text."""
-        is_stream = self.kind == self.Kind.REDIS_STREAM
-        return event_routing.stream_address(self.url, self.stream) if is_stream else self.url
+        return event_routing.LISTENER_KINDS[self.kind].address(self.url, self.stream)
 
     @property
     def system_events(self) -> list[str]:
@@ -373,23 +372,18 @@ class EventListener(Authorized):
             setattr(self, f"on_{event}", event in events)
 
     def _token_problem(self) -> str:
-        is_stream = self.kind == self.Kind.REDIS_STREAM
-        if is_stream and self.auth_type == self.AuthType.BEARER:
-            return "A Redis server takes a password, not a bearer token."
-        if not is_stream and self.auth_type == self.AuthType.PASSWORD:
-            return "A webhook takes a bearer token, not a password."
-        return super()._token_problem()
+        refused, why = event_routing.LISTENER_KINDS[self.kind].refused_authorization
+        return why if self.auth_type == refused else super()._token_problem()
 
     def clean(self) -> None:
         """Refuse what nothing could ever be sent to, field by field."""
-        if self.kind == self.Kind.REDIS_STREAM:
-            url, stream = event_routing.redis_problem(self.url), event_routing.stream_problem(self.stream)
-        else:
-            url = event_routing.webhook_problem(self.url)
-            stream = "Leave this empty: a webhook has no stream." if self.stream else ""
+        kind = event_routing.LISTENER_KINDS.get(self.kind)
+        if kind is None:
+            # That it is none of the choices is said by its field.
+            return
         _raise_problems(
-            url=url,
-            stream=stream,
+            url=kind.url_problem(self.url),
+            stream=kind.stream_problem(self.stream),
             user_event_pattern=event_routing.event_pattern_problem(self.user_event_pattern),
             auth_type=self._token_problem(),
         )

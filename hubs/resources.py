@@ -167,11 +167,25 @@ class RedisStream(Shape, tag_field="type", tag="RedisStream"):
     url: Url
     stream: StreamName
 
+    @classmethod
+    def from_row(cls, row: models.EventListener) -> RedisStream:
+        """The endpoint of a listener of this kind."""
+        return cls(url=row.url, stream=row.stream)
+
 
 class Webhook(Shape, tag_field="type", tag="Webhook"):
     """A URL that events are posted to."""
 
     url: Url
+
+    @classmethod
+    def from_row(cls, row: models.EventListener) -> Webhook:
+        """The endpoint of a listener of this kind."""
+        return cls(url=row.url)
+
+
+# By the model's kind. Another kind is a row here, and one in the unions below.
+LISTENER_ENDPOINTS: dict[str, type[RedisStream] | type[Webhook]] = {"redis_stream": RedisStream, "webhook": Webhook}
 
 
 class EventNameFilter(Shape):
@@ -230,11 +244,10 @@ def event_handler(row: models.EventHandler) -> EventHandler:
 
 def event_listener(row: models.EventListener) -> EventListener:
     """An event listener's row as a resource; its secret is not in it."""
-    stream = row.kind == row.Kind.REDIS_STREAM
     auth: Any = str(row.auth_type).capitalize()
     system_events: Any = row.system_events
     return EventListener(
-        endpoint=RedisStream(url=row.url, stream=row.stream) if stream else Webhook(url=row.url),
+        endpoint=LISTENER_ENDPOINTS[row.kind].from_row(row),
         filter=EventNameFilter(system_events=system_events, user_event_pattern=row.user_event_pattern),
         auth=ListenerAuth(type=auth),
         enabled=row.enabled,
@@ -254,11 +267,10 @@ def event_handler_fields(handler: NewEventHandler) -> dict[str, Any]:
 
 def event_listener_fields(listener: NewEventListener) -> dict[str, Any]:
     """What a listener is to be, in the model's words; `token` None keeps the present one."""
-    stream = isinstance(listener.endpoint, RedisStream)
     return {
-        "kind": models.EventListener.Kind.REDIS_STREAM if stream else models.EventListener.Kind.WEBHOOK,
+        "kind": next(kind for kind, shape in LISTENER_ENDPOINTS.items() if isinstance(listener.endpoint, shape)),
         "url": listener.endpoint.url,
-        "stream": listener.endpoint.stream if isinstance(listener.endpoint, RedisStream) else "",
+        "stream": getattr(listener.endpoint, "stream", ""),
         "user_event_pattern": listener.filter.user_event_pattern or "",
         "system_events": listener.filter.system_events or [],
         **_auth_fields(listener.auth),

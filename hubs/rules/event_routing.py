@@ -13,7 +13,7 @@ client waits.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urlsplit
@@ -157,6 +157,54 @@ def split_stream_address(address: str) -> tuple[str, str]:
     """Give the URL of the Redis server and the stream's name."""
     url, _, name = address.partition("?stream=")
     return url, unquote(name)
+
+
+# Kinds of event listeners
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerKind:
+    """What the rows of one kind of event listener mean. Texts say what is wrong, or are empty."""
+
+    # In the APIs and on the command line.
+    name: str
+    url_problem: Callable[[str], str]
+    stream_problem: Callable[[str], str]
+    # The authorization that makes no sense for it, and why.
+    refused_authorization: tuple[str, str]
+    # URL and stream as one text, and that without what may be secret.
+    address: Callable[[str, str], str]
+    label: Callable[[str], str]
+
+
+def _no_stream(name: str) -> str:
+    return "Leave this empty: a webhook has no stream." if name else ""
+
+
+def _stream_label(address: str) -> str:
+    url, stream = split_stream_address(address)
+    return f"{without_query(url)} {stream}"
+
+
+# By what the database has in the column `kind`.
+LISTENER_KINDS = {
+    "redis_stream": ListenerKind(
+        name="RedisStream",
+        url_problem=redis_problem,
+        stream_problem=stream_problem,
+        refused_authorization=("bearer", "A Redis server takes a password, not a bearer token."),
+        address=stream_address,
+        label=_stream_label,
+    ),
+    "webhook": ListenerKind(
+        name="Webhook",
+        url_problem=webhook_problem,
+        stream_problem=_no_stream,
+        refused_authorization=("password", "A webhook takes a bearer token, not a password."),
+        address=lambda url, stream: url,
+        label=without_query,
+    ),
+}
 
 
 # Which events

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from hubs import resources
 from hubs.errors import HandlerFailed
 from hubs.hub_settings import EventHandlerSettings, EventListenerSettings
+from hubs.models import EventListener
 from hubs.protocols.frames import TEXT, Payload
+from hubs.rules import event_routing
 from hubs.upstream import ConnectRequest, Reply, UserEventRequest, dispatch, listeners
 from hubs.upstream.events import Event
 from hubs.upstream.session import Session
@@ -99,3 +102,13 @@ async def test_a_listeners_trouble_is_not_the_clients(
 def test_system_events(pattern: str, system: tuple[str, ...], event: str, taken: bool) -> None:
     row: Any = EventListenerSettings(1, "kept", "x", pattern, frozenset(system))
     assert listeners.takes(row, Session("chat", "c").event(event)) is taken
+
+
+def test_each_kind_has_a_row_in_every_table() -> None:
+    """So that another kind is not served as one of these somewhere."""
+    kinds = set(EventListener.Kind.values)
+    assert kinds == set(event_routing.LISTENER_KINDS) == set(listeners.SINKS) == set(resources.LISTENER_ENDPOINTS)
+    for shape in (resources.EventListener, resources.NewEventListener):
+        assert set(get_args(get_type_hints(shape)["endpoint"])) == set(resources.LISTENER_ENDPOINTS.values())
+    for kind, row in event_routing.LISTENER_KINDS.items():
+        assert resources.LISTENER_ENDPOINTS[kind].__struct_config__.tag == row.name

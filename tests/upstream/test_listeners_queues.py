@@ -12,6 +12,7 @@ import pytest
 from hubs import hub_settings
 from hubs.hub_settings import EventListenerSettings
 from hubs.protocols.frames import TEXT, Payload
+from hubs.rules import event_routing
 from hubs.upstream import UserEventRequest, listeners, records
 from hubs.upstream.events import Event
 from hubs.upstream.listeners import queues
@@ -105,6 +106,7 @@ class Gate:
 @pytest.fixture
 async def tape(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tape]:
     own = Tape()
+    monkeypatch.setitem(event_routing.LISTENER_KINDS, "tape", event_routing.LISTENER_KINDS["webhook"])
     monkeypatch.setitem(listeners.SINKS, "tape", QueuedSink(lambda listener: ToTape(own, listener)))
     monkeypatch.setattr(queues, "RETRY_SECS", (0.01,))
     monkeypatch.setattr(queues, "LOOK_SECS", 0.01)

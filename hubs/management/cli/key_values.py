@@ -41,7 +41,7 @@ def _azures(text: str) -> Any:
     raise ValueError("it belongs to Azure's managed identity; here: auth-type=Bearer auth-token=…")
 
 
-_KINDS = {"RedisStream": "redis_stream", "Webhook": "webhook"}
+_KINDS = {kind.name: key for key, kind in event_routing.LISTENER_KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from weakref import WeakKeyDictionary
 
 from hubs import conf, hub_settings
 from hubs.hub_settings import EventListenerSettings
-from hubs.rules.event_routing import split_stream_address, without_query
+from hubs.rules.event_routing import LISTENER_KINDS
 from hubs.throttled_log import ThrottledLog
 from hubs.upstream import records
 from hubs.upstream.cloudevents import Unsendable
@@ -65,10 +65,7 @@ REPORT_SECS = 10.0
 
 def label_of(listener: EventListenerSettings) -> str:
     """What a listener is called in logs and records: its address, without what may be secret."""
-    if listener.kind != "redis_stream":
-        return without_query(listener.address)
-    url, stream = split_stream_address(listener.address)
-    return f"{without_query(url)} {stream}"
+    return LISTENER_KINDS[listener.kind].label(listener.address)
 
 
 class ListenerQueue:
