@@ -45,12 +45,12 @@ _DIGITS = 12
 _NAME_BYTES = 12
 _TOKEN_END = b"\r\n$1\r\nt\r\n$%d\r\n" % (_NAME_BYTES + _DIGITS)
 
-# Entries in one answer when a log is read, and about so many bytes in all answers that are under way, by the size of
+# Entries in one answer when a log is read, and about so many bytes in all answers that are under way, by the largest of
 # the entries that came last. Redis drops a connection that it owes more than its operator allows.
 _MAX_ENTRIES = 256
 _ANSWERS_BYTES = 512 * 1024
-# How large entries are taken for before any was read.
-_ENTRY_BYTES = 16 * 1024
+# Entries in all answers that are under way, as long as nothing is known of their size.
+_FIRST_ENTRIES = 16
 
 # So much further back than the clock says is looked for a post to a log that has confirmed nothing yet.
 _CLOCK_MARGIN_MS = 5_000
@@ -123,10 +123,10 @@ class Appender(Link):
         # In the order of the commands; a future of None stands for an answer that nobody waits for.
         self._pending: deque[_Pending] = deque()
         self._bytes = 0
-        # How many entries reads that are under way ask for; those that wait until it is less; how large an entry is.
+        # How many entries reads that are under way ask for, and may ask for; those that wait until it is less.
         self._asked_entries = 0
-        self._waiting_reads: deque[asyncio.Future[None]] = deque()
-        self._entry_bytes = _ENTRY_BYTES
+        self._most_entries = _FIRST_ENTRIES
+        self._waiting_reads: deque[tuple[asyncio.Future[int], int]] = deque()
         # Logs that were used, for the trimmer.
         self.touched: list[Log] = []
         # This connection to Redis: its id, the run of Redis that gave it, and a position before all that is posted by
@@ -207,42 +207,49 @@ class Appender(Link):
 
         Reads beyond what may be under way wait for those before them. Raises LayerAway, and Redis' errors.
         """
-        if self._waiting_reads or self._asked_entries >= self._most_entries:
-            turn: asyncio.Future[None] = self._loop.create_future()
-            self._waiting_reads.append(turn)
+        asked = 0 if self._waiting_reads else self._room(count)
+        if not asked:
+            turn: asyncio.Future[int] = self._loop.create_future()
+            self._waiting_reads.append((turn, count))
             try:
-                await turn
+                asked = await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._let_read()
+                    self._give_back(turn.result())
                 raise
-        # A quarter more than the bound, rather than entry by entry.
-        room = max(self._most_entries - self._asked_entries, self._most_entries // 4, 1)
-        asked = min(count, _MAX_ENTRIES, room)
-        self._asked_entries += asked
-        self._let_read()
         try:
             entries = await self.ask(pack("XRANGE", key, start, end, "COUNT", asked))
+            if entries:
+                largest = max(len(fields[1]) for _, fields in entries)
+                self._most_entries = max(1, min(2 * self._most_entries, _ANSWERS_BYTES // (largest + 1)))
         finally:
-            self._asked_entries -= asked
-            self._let_read()
-        if entries:
-            size = sum(len(fields[1]) for _, fields in entries) // len(entries) + 1
-            # What follows may be as large as what was before.
-            self._entry_bytes = max(size, self._entry_bytes // 2)
+            self._give_back(asked)
         return entries, len(entries) < asked
 
-    @property
-    def _most_entries(self) -> int:
-        return max(1, _ANSWERS_BYTES // self._entry_bytes)
+    def _room(self, count: int) -> int:
+        """Take as much of `count` entries as may be asked for now; 0 if none may."""
+        room = self._most_entries - self._asked_entries
+        if room <= 0:
+            return 0
+        # A quarter more than the bound, rather than entry by entry.
+        asked = min(count, _MAX_ENTRIES, max(room, self._most_entries // 4))
+        self._asked_entries += asked
+        return asked
+
+    def _give_back(self, asked: int) -> None:
+        self._asked_entries -= asked
+        self._let_read()
 
     def _let_read(self) -> None:
-        """It is the turn of the next one that waits to read, if there is room."""
-        while self._waiting_reads and self._asked_entries < self._most_entries:
-            turn = self._waiting_reads.popleft()
+        """It is the turn of those who wait to read, as far as there is room."""
+        while self._waiting_reads:
+            turn, count = self._waiting_reads[0]
             if not turn.done():
-                turn.set_result(None)
-                return
+                asked = self._room(count)
+                if not asked:
+                    return
+                turn.set_result(asked)
+            self._waiting_reads.popleft()
 
     def _refusal(self, size: int) -> Exception | None:
         if self.wire is None:
@@ -339,7 +346,7 @@ class Appender(Link):
 
     def _went_away(self) -> None:
         # Redis hangs up on whom it owes more than its operator allows, and would do so again at the same answer.
-        self._entry_bytes = min(2 * self._entry_bytes, _ANSWERS_BYTES)
+        self._most_entries = 1
         pending, self._pending = self._pending, deque()
         written = len(pending) - len(self._outgoing)
         self._outgoing.clear()
