@@ -68,7 +68,7 @@ async def _begin(tried: asyncio.Event) -> None:
         except Exception as problem:
             if not tried.is_set():
                 # Clients are refused until it can be reached; the process need not be restarted then.
-                logger.error("The channel layer cannot be reached (is REDIS_URL right?): %s", problem)
+                logger.error("Redis cannot be used (is REDIS_URL right?): %s", problem.__cause__ or problem)
         else:
             health.register(_PROBE, operations.unreachable)
             return

@@ -43,6 +43,7 @@ from hubs.cluster.entries import VERSION, Change, Claim, Entry, Publications, Sk
 from hubs.errors import NotFound, Unavailable
 from hubs.layers.errors import LayerAway, LayerInDoubt, LogTrimmed
 from hubs.layers.positions import first_of, ms_of
+from hubs.throttled_log import ThrottledLog
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,9 @@ MESSAGE_TYPE = "hubwire.entry"
 # How long the line may be lost before those who wait for their entries to come back are told that they may not.
 LOST_SECS = 0.7
 SWEEP_SECS = 0.5
+
+# One line in this time of logs that cannot be read.
+REPEAT_SECS = 60.0
 
 # A log is read on for so long after it was wanted last.
 LINGER_SECS = 5.0
@@ -260,6 +264,7 @@ class LayerLog:
         self._sweeping: asyncio.TimerHandle | None = None
         self._warned_of_version = False
         self._told_of_outage = False
+        self._throttled = ThrottledLog(logger, every_secs=REPEAT_SECS)
         # What Redis, or the way to it, had against the last entry; empty, if nothing.
         self._refused = ""
         self._closed = False
@@ -333,7 +338,8 @@ class LayerLog:
                 raise
             raise Unavailable(UNREACHABLE) from None
         except Exception as problem:
-            logger.warning("A log cannot be read: %s", str(problem) or type(problem).__name__)
+            if not self._told_of_outage:
+                self._throttled.warn("A log cannot be read: %s", str(problem) or type(problem).__name__)
             raise Unavailable(UNREACHABLE) from problem
 
     async def _begin(self, name: str) -> None:
@@ -458,13 +464,13 @@ class LayerLog:
             return
         self._told_of_outage = self.is_away
         if not self._told_of_outage:
-            logger.info("The channel layer can be used again")
+            logger.info("Redis can be used again")
             return
         logger.error(
-            "The channel layer cannot be used: %s. Until it can, sends and new clients are refused with 503, and "
-            "clients that are connected stay. Check that Redis runs and has memory, its address and user in REDIS_URL, "
-            "and the network between",
-            self._refused or "the connection is lost",
+            "Redis cannot be used: %s. Until it can, sends and new clients are refused with 503, and connected clients "
+            "stay. Check that it runs and has memory, its address and user in REDIS_URL, the network between, and that "
+            "no other program uses its keys",
+            self._refused.removesuffix(".") or "the connection is lost",
         )
 
     # Layers that cannot post

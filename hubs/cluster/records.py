@@ -27,9 +27,10 @@ import msgspec
 from channels.exceptions import ChannelFull
 from redis.exceptions import RedisError
 
-from hubs.cluster.log import UNREACHABLE, Log
+from hubs.cluster.log import REPEAT_SECS, UNREACHABLE, Log
 from hubs.errors import Unavailable
 from hubs.layers.commands import KEY
+from hubs.throttled_log import ThrottledLog
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Records:
     def __init__(self, process: str, log: Log) -> None:
         self._process = process
         self._log = log
+        self._throttled = ThrottledLog(logger, every_secs=REPEAT_SECS)
         # Commands that could not be done while Redis was away, in order.
         self._unwritten: list[tuple[str, tuple[Any, ...]]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -177,7 +179,9 @@ class Records:
         try:
             return await self._log.execute(key, *command)
         except (RedisError, ChannelFull) as problem:
-            logger.warning("The records in Redis cannot be used: %s", problem)
+            if not self._log.is_away:
+                # Else that was said, and is tried again and again.
+                self._throttled.warn("The records in Redis cannot be used: %s", str(problem))
             raise Unavailable(UNREACHABLE) from problem
 
     def _later(self, key: str, *command: Any) -> None:

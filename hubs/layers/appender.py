@@ -55,7 +55,9 @@ _FIRST_ENTRIES = 16
 # So much further back than the clock says is looked for a post to a log that has confirmed nothing yet.
 _CLOCK_MARGIN_MS = 5_000
 
-_GREETING = (pack("CLIENT", "ID"), pack("INFO", "server"), pack("TIME"))
+_GREETING = (pack("CLIENT", "ID"), pack("INFO"), pack("TIME"))
+
+_READ_ONLY = "This Redis is a replica that can only be read."
 
 
 class Log:
@@ -296,7 +298,7 @@ class Appender(Link):
                 future.set_result(reply)
         if is_read_only and self.wire is not None:
             # The master of before: whoever knows the present one is asked again.
-            self.wire.lose(LayerAway("This Redis is a replica that can only be read."))
+            self.wire.lose(LayerAway(_READ_ONLY))
 
     def _appended(self, log: Log, entry_id: bytes, future: asyncio.Future[Position] | None) -> None:
         try:
@@ -320,6 +322,9 @@ class Appender(Link):
 
     async def _greet(self, wire: Wire) -> None:
         client_id, info, now = await wire.ask(*_GREETING)
+        if isinstance(info, bytes) and b"slave_read_only:1" in info:
+            # Else it would be found out by the first post, and each time anew.
+            raise LayerAway(_READ_ONLY)
         self._client_id = client_id if isinstance(client_id, int) else 0
         self._run_id = _run_id(info) if isinstance(info, bytes) else b""
         self._begun = first_of(int(now[0]) * 1000 - _CLOCK_MARGIN_MS) if isinstance(now, list) else 0

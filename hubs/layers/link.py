@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 # Between two attempts to reach Redis. Short, for it is back as soon as it answers; not the same for all processes.
 PAUSE_SECS = (0.1, 0.25)
 
+# So many different reasons are logged of one outage.
+MAX_REASONS = 5
+
 
 class Link:
     """What appending and reading have in common. No task runs while the connection stands."""
@@ -28,6 +31,8 @@ class Link:
         self.wire: Wire | None = None
         # Why there is no connection; None while there is one, and while the first attempt is made.
         self.away: Exception | None = None
+        # What the log says of that already.
+        self._said: set[str] = set()
         self._dialling: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -78,6 +83,7 @@ class Link:
         if self.away is not None:
             logger.info("Redis is reached again, %s", self.purpose)
         self.away = None
+        self._said.clear()
 
     async def _dial(self) -> None:
         while not self._closed:
@@ -107,7 +113,10 @@ class Link:
         self.need()
 
     def _is_away(self, problem: Exception) -> None:
-        if self.away is None and not self._closed:
-            logger.warning("Redis cannot be reached, %s: %s", self.purpose, problem)
+        reason = str(problem)
+        if reason not in self._said and len(self._said) < MAX_REASONS and not self._closed:
+            # That the connection was lost is one, and that Redis does not take the password any more another.
+            self._said.add(reason)
+            logger.warning("Redis cannot be reached, %s: %s", self.purpose, reason)
         self.away = problem
         self._went_away()

@@ -94,7 +94,12 @@ class Trimmer:
         except ResponseError as problem:
             if not self._said_refused:
                 self._said_refused = True
-                logger.warning("Redis refuses to trim the log %s: %s", log.key.decode(), problem)
+                logger.warning(
+                    "Redis refuses to trim the log %s, so it grows until Redis is full: %s. `manage.py check --deploy` "
+                    "says what Redis lacks",
+                    log.key.decode(),
+                    problem,
+                )
 
     async def trim(self, log: Log) -> None:
         """Trim a log to what it has to keep."""

@@ -15,6 +15,7 @@ from redis.asyncio import Redis as Client
 
 from hubs.cluster import log as room
 from hubs.cluster.entries import VERSION, Change, Ended, Entry
+from hubs.cluster.records import Records
 from hubs.errors import NotFound, Unavailable
 from hubs.layers.positions import ms_of
 from tests.cluster.conftest import Process, Processes, soon, through, until
@@ -412,3 +413,22 @@ async def test_a_redis_that_forgot_makes_a_gap_and_goes_on(process: Processes, t
             assert one.ids() == ["before", "after"]
     finally:
         redis.stop()
+
+
+async def test_that_redis_is_away_is_said_once(process: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    """Not with each attempt, of which a process that was started meanwhile makes one each second."""
+    here = process("redis://127.0.0.1:1/0")
+    records = Records(here.name, here.log)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await here.open(own=["l"])
+        with pytest.raises(Unavailable):
+            await records.begin()
+
+    def said() -> list[str]:
+        return [record.getMessage().partition(":")[0] for record in caplog.records if "hubs.cluster" in record.name]
+
+    await until(lambda: "Redis cannot be used" in said())
+    with pytest.raises(Unavailable):
+        await records.begin()
+    assert sorted(said()) == ["A log cannot be read", "Redis cannot be used", "The records in Redis cannot be used"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -327,9 +328,10 @@ async def test_redis_is_started_again_and_has_forgotten(
     assert sorted(told) == sorted(set(groups) - {"g8"})
     assert ear.heard.index("g9") < len(ear.heard) - 1
     assert ear.lines.empty()
-    # Said once each way, not with each attempt.
+    # Said once each way and for each reason, not with each attempt.
     said = [record.getMessage() for record in caplog.records if "to read" in record.getMessage()]
-    assert ["cannot be reached" in line for line in said] == [True, False]
+    assert [line for line in said if "cannot be reached" not in line] == said[-1:]
+    assert 2 <= len(said) == len(set(said))
 
 
 async def test_redis_is_started_again_and_has_everything(layers: Layers, keeping_redis: Redis, prefix: str) -> None:
@@ -679,8 +681,11 @@ async def test_redis_has_no_memory_left(layers: Layers, own_redis: Redis, prefix
     assert ear.lines.empty()
 
 
-async def test_a_replica_that_can_only_be_read(layers: Layers, own_redis: Redis, prefix: str) -> None:
+async def test_a_replica_that_can_only_be_read(
+    layers: Layers, own_redis: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The master of before: the connection is given up, so that whoever knows the present one is asked."""
+    caplog.set_level(logging.INFO, "hubs.layers.link")
     here, claims = layers(own_redis.url), Claims()
     claims.post(here, 5)
     await claims.all_said()
@@ -697,9 +702,43 @@ async def test_a_replica_that_can_only_be_read(layers: Layers, own_redis: Redis,
         assert link.wire is not before
         with pytest.raises((LayerAway, ResponseError)):
             await soon(here.execute("k", "SET", KEY, 1))
+        # It is tried again and again, and said once.
+        tried = (await client.info("stats"))["total_connections_received"]
+        async with asyncio.timeout(PATIENCE):
+            while (await client.info("stats"))["total_connections_received"] < tried + 4:
+                here.post("g", {"type": "x"})
+                await asyncio.sleep(0.02)
+        said = [record.getMessage() for record in caplog.records if "to append" in record.getMessage()]
+        assert said == ["Redis cannot be reached, to append: This Redis is a replica that can only be read."]
         await client.replicaof("NO", "ONE")
         await back(here)
         await claims.are_true(client, prefix)
+
+
+async def test_each_reason_of_an_outage_is_said_once(
+    layers: Layers, own_redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has changed the password reads of the password, not of a connection that was lost alone."""
+    layer = layers(own_redis.url)
+    await soon(layer.post("g", {"type": "x"}))
+    link = layer._here()._appenders[0]
+    async with Client.from_url(own_redis.url) as client:
+        await client.config_set("requirepass", "secret")
+        await client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        async with asyncio.timeout(PATIENCE):
+            while "Authentication" not in str(link.away):
+                await asyncio.sleep(0.02)
+        tried = (await client.info("stats"))["total_connections_received"]
+        async with asyncio.timeout(PATIENCE):
+            while (await client.info("stats"))["total_connections_received"] < tried + 4:
+                await asyncio.sleep(0.02)
+        said = [record.getMessage() for record in caplog.records if "to append" in record.getMessage()]
+        assert [line.rpartition(": ")[2] for line in said] == [
+            "Redis closed the connection.",
+            "Authentication required.",
+        ]
+        await client.config_set("requirepass", "")
+        await back(layer)
 
 
 @pytest.mark.parametrize(
