@@ -81,17 +81,24 @@ def unreachable() -> str | None:
 
 def opened(connection: LiveConnection) -> None:
     """The socket of a connection is open, which was attached before."""
+    node().registry.opened(connection)
+    if not connection.is_reliable:
+        record(connection)
+
+
+def record(connection: LiveConnection) -> None:
+    """Have it written down that a connection is here, with what is needed to tell of its end."""
     here = node()
-    here.registry.opened(connection)
-    if here.keeps and not connection.is_reliable:
-        here.records.own(connection.hub, connection.id, connection.session.packed())
+    if here.keeps:
+        # Of a reliable one there is a snapshot.
+        session = None if connection.is_reliable else connection.session.packed()
+        here.records.own(connection.hub, connection.id, session)
 
 
 def state_changed(connection: LiveConnection) -> None:
     """An event handler has changed the state of a connection that cannot be recovered."""
-    here = node()
-    if here.keeps and connection in here and not connection.is_reliable:
-        here.records.own(connection.hub, connection.id, connection.session.packed())
+    if connection in node() and not connection.is_reliable:
+        record(connection)
 
 
 def settle() -> None:

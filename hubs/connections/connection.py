@@ -204,6 +204,13 @@ class Connection:
             self.outbox.uncork()
             operations.opened(self)
 
+    def record(self) -> None:
+        """Have it written down anew that this connection is here, if whoever tells of its end is to find it."""
+        if self._opened:
+            # Soon, with all others.
+            self.written = (0, float("-inf"))
+            operations.record(self)
+
     def abort(self) -> None:
         """Undo a beginning that did not succeed; nobody was told of it."""
         self._ended = True

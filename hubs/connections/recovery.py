@@ -39,6 +39,10 @@ LEFT = "The client has left."
 # How often what is this process's, and cannot be had because Redis is away, is tried again.
 AGAIN_SECS = 0.2
 
+# So many connections are written down at once that Redis has forgotten, and the pause behind them.
+RECORDED_TOGETHER = 500
+RECORD_PAUSE_SECS = 0.1
+
 # How long the process that had a connection may take to say what its client has acknowledged.
 PARTED_SECS = 0.5
 
@@ -235,6 +239,16 @@ class _Heirs:
     def tell_of_end(self, session: dict[str, Any]) -> None:
         """Tell the event handlers that a connection ended with its process."""
         dispatch.disconnected(Session.unpacked(session), PROCESS_DIED)
+
+    async def record_all(self) -> None:
+        """Write down anew which connections are here, and how they are."""
+        here = node()
+        for number, member in enumerate(here.members()):
+            if isinstance(member, Connection) and member in here:
+                member.record()
+            if number % RECORDED_TOGETHER == RECORDED_TOGETHER - 1:
+                # Others are to be served meanwhile, and what Redis is to do is bounded.
+                await asyncio.sleep(RECORD_PAUSE_SECS)
 
 
 Takeovers.heirs = _Heirs()

@@ -54,6 +54,9 @@ class Heirs(Protocol):
     def tell_of_end(self, session: dict[str, Any]) -> None:
         """Tell the event handlers that a connection ended with its process."""
 
+    async def record_all(self) -> None:
+        """Write down anew which connections are here, and how they are."""
+
 
 class Takeovers:
     """What one process does when another has stopped or is dead."""
@@ -188,6 +191,16 @@ class Takeovers:
                 fetched,
             )
 
+    async def _record_again(self) -> None:
+        """Nobody would tell of the end of connections that Redis does not know of."""
+        assert self.heirs is not None  # noqa: S101 - hubs.connections is there wherever connections are
+        logger.error(
+            "Redis has forgotten which connections are here: it was flushed, or restarted without its data. They are "
+            "written down again"
+        )
+        await self._node.records.begin()
+        await self.heirs.record_all()
+
     async def _sweep(self) -> None:
         node = self._node
         former = 0
@@ -201,6 +214,8 @@ class Takeovers:
                 )
             with suppress(Refusal):
                 left = await node.records.processes()
+                if node.process not in left:
+                    await self._record_again()
                 # Who has just begun is heard before that.
                 await node.leases.next_hello()
                 for process in left - node.leases.others - {node.process}:

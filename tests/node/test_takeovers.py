@@ -411,3 +411,23 @@ def test_all_are_told_of_a_gap_also_if_redis_is_away_when_it_is_noticed(world: W
     world.redis.come_back()
     world.until(lambda: socket.closed)
     assert socket.closed == LOST
+
+
+def test_connections_that_redis_forgot_are_told_of_and_recovered_all_the_same(world: World, told: Told) -> None:
+    a, b, _ = world.processes
+    plain, client = PlainClient(world, told.hub), Client(world, told.hub)
+    plain.connect(a, "g")
+    client.connect(a, "g")
+    world.settle(SWEEP_SECS)
+    # As FLUSHALL does: the line stands, and nothing is unread, so nothing is missed.
+    keyspace = world.redis.master.keyspace
+    keyspace.values.clear()
+    keyspace.expires.clear()
+    _publish(b, told.hub, "1")
+    world.settle(SWEEP_SECS)
+    a.die()
+    world.until(lambda: told.disconnected)
+    assert told.disconnected == [(plain.id, PROCESS_DIED)]
+    _publish(b, told.hub, "2")
+    client.recover(b)
+    client.hears("2")
