@@ -217,9 +217,10 @@ OPTIONS: dict[str, Option] = {
         _between(0, 3600),
     ),
     "WORKER_SILENCE_SECS": Option(
-        30,
+        20,
         "How long the event loop of one of several workers may stand still before it is killed and replaced; 0 = for "
-        "ever.",
+        "ever. Its clients do not notice before that, so reliable ones come too late unless this is well below "
+        "RECOVERY_SECS.",
         _between(0, 3600),
     ),
     "KEEP_ALIVE_SECS": Option(

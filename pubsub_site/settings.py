@@ -381,7 +381,7 @@ WEBPUBSUB = {
     "RECOVERY_SECS": _number("RECOVERY_SECS", 30),
     "DRAIN_PER_SEC": _number("DRAIN_PER_SEC", 500),
     "DRAIN_SECS": _number("DRAIN_SECS", 30),
-    "WORKER_SILENCE_SECS": _number("WORKER_SILENCE_SECS", 30),
+    "WORKER_SILENCE_SECS": _number("WORKER_SILENCE_SECS", 20),
     "SETTINGS_STALE_SECS": _number("SETTINGS_STALE_SECS", 3600),
     # A service that only this machine can reach is one for development: its event handlers are here, too.
     "HANDLER_PRIVATE_ADDRESSES": _switch(
