@@ -155,11 +155,15 @@ class Gap(msgspec.Struct, frozen=True, array_like=True, tag="g"):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="h"):
-    """A process is here, and says so for the `number`th time; 0: out of turn, because somebody asked (`asks`)."""
+    """A process is here, and says so for the `number`th time; 0: out of turn, because somebody asked (`asks`).
+
+    `secrets`: marks of the secrets that it reads with, in its first hello and in those out of turn.
+    """
 
     process: str
     number: int = 0
     asks: bool = False
+    secrets: tuple[str, ...] = ()
 
 
 class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag="y"):

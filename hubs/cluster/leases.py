@@ -8,6 +8,9 @@ next own hello. It does not matter whose clock is right.
 
 A process says goodbye when it stops. One that was taken for dead and is not reads so in the log, and gives up what it
 had (node/takeovers.py).
+
+Who shares the log shares the hubs. A process that has none of our secrets belongs to another service, or its operator
+believes so; nothing keeps it out, but the log of either says it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+
+from django.conf import settings
+from django.utils.crypto import salted_hmac
 
 from hubs.cluster.entries import CONTROL_LOG, Hello
 from hubs.cluster.log import Log, applied
@@ -46,6 +52,8 @@ class Leases:
         self._gone: dict[str, None] = {}
         # Those that have stopped or are dead, and whose connections nobody has yet.
         self.orphaned: set[str] = set()
+        self._secrets = _marks()
+        self._warned_of_secrets = False
         self._said = self._own = self._read_own = 0
         # Set, and made anew, with each own hello, and when connections of an orphaned process are in good hands.
         self._came_back, self._adopted = asyncio.Event(), asyncio.Event()
@@ -88,7 +96,8 @@ class Leases:
 
     async def _say(self, *, asks: bool) -> None:
         self._said += 1
-        await applied(self._log.append(CONTROL_LOG, Hello(self._process, self._said, asks)))
+        secrets = self._secrets if asks else ()
+        await applied(self._log.append(CONTROL_LOG, Hello(self._process, self._said, asks, secrets)))
 
     async def next_hello(self) -> None:
         """Wait until a hello that is said from now on has come back."""
@@ -106,8 +115,9 @@ class Leases:
                 logger.info("Process %s of this service is here", hello.process)
             self._heard[hello.process] = self._own
             self.orphaned.discard(hello.process)
+            self._compare(hello)
             if hello.asks and not self._stopped:
-                self._log.append(CONTROL_LOG, Hello(self._process))
+                self._log.append(CONTROL_LOG, Hello(self._process, secrets=self._secrets))
         elif hello.number:
             self._own += 1
             self._read_own = hello.number
@@ -116,6 +126,17 @@ class Leases:
                 if self._own - heard >= LEASE_HELLOS:
                     logger.warning("Process %s of this service counts as dead: it is silent", process)
                     self._expired(process)
+
+    def _compare(self, hello: Hello) -> None:
+        if not hello.secrets or not set(self._secrets).isdisjoint(hello.secrets) or self._warned_of_secrets:
+            return
+        self._warned_of_secrets = True
+        logger.error(
+            "Process %s has another SECRET_KEY and the same Redis database, so each delivers the other's messages. If "
+            "it belongs to another service, give each a Redis database of its own, such as "
+            "REDIS_URL=redis://host:6379/1; if not, set the same SECRET_KEY for both",
+            hello.process,
+        )
 
     def forget(self, process: str) -> None:
         """A process has stopped or is dead; where records are kept its connections wait to be adopted."""
@@ -139,6 +160,12 @@ class Leases:
         """Wait until no process is orphaned."""
         while self.orphaned:
             await self._adopted.wait()
+
+
+def _marks() -> tuple[str, ...]:
+    """What tells whether somebody has the same secrets, and does not tell the secrets."""
+    secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    return tuple(salted_hmac(__name__, "", secret, algorithm="sha256").hexdigest()[:16] for secret in secrets)
 
 
 def _set(event: asyncio.Event) -> asyncio.Event:

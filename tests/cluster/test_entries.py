@@ -91,7 +91,7 @@ ENTRIES: list[st.SearchStrategy[Entry]] = [
     st.builds(Skipped, connection=_TEXTS, frames=st.lists(st.tuples(_NUMBERS, _NUMBERS), max_size=3)),
     st.builds(Ended, connection=_TEXTS),
     st.builds(Gap),
-    st.builds(Hello, process=_TEXTS, number=_NUMBERS, asks=st.booleans()),
+    st.builds(Hello, process=_TEXTS, number=_NUMBERS, asks=st.booleans(), secrets=st.tuples(_TEXTS)),
     st.builds(Goodbye, process=_TEXTS),
     st.builds(Takeover, process=_TEXTS),
     st.builds(Adopted, process=_TEXTS),

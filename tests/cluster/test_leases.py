@@ -56,6 +56,27 @@ def test_a_process_is_dead_after_enough_own_hellos_since_its_last() -> None:
     )
 
 
+def test_a_service_with_other_secrets_is_noticed_once(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def said(secret: str, *former: str) -> Hello:
+        """What a process with these secrets says when it begins."""
+        settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = secret, list(former)
+        leases, _ = _observer()
+        appended: list[Any] = []
+        leases._log.append = lambda name, entry: appended.append(entry)  # type: ignore[method-assign]
+        leases.take_hello(Hello(secret, asks=True))
+        return Hello(secret, secrets=appended[0].secrets)
+
+    hellos = [said("same"), said("newer", "same"), said("newer"), said("newest")]
+    # One that has no secrets to tell, as it is of a former version.
+    hellos.insert(0, Hello("former"))
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "same", ["older"]
+    leases, _ = _observer()
+    for hello in hellos:
+        leases.take_hello(hello)
+    [line] = [record.getMessage() for record in caplog.records if "SECRET_KEY" in record.getMessage()]
+    assert line.startswith("Process newer has another SECRET_KEY and the same Redis database")
+
+
 def test_hellos_out_of_turn_count_for_others_and_not_as_time() -> None:
     leases, dead = _observer()
     leases.take_hello(Hello("other", 1))
