@@ -98,6 +98,9 @@ class Log(Protocol):
     def append(self, name: str, entry: Entry) -> asyncio.Future[None] | None:
         """Append an entry; None where it has been applied already. See above."""
 
+    def reads(self, name: str) -> bool:
+        """Whether what is appended to a log is applied here."""
+
     def position(self, name: str) -> int:
         """How far a log has been applied."""
 
@@ -171,6 +174,10 @@ class MemoryLog:
     def append(self, name: str, entry: Entry) -> None:
         """Apply an entry."""
         self._reader.take(name, 0, self._process, entry)
+
+    def reads(self, name: str) -> bool:
+        """All is applied here."""
+        return True
 
     def position(self, name: str) -> int:
         """There are no positions."""
@@ -566,6 +573,10 @@ class LayerLog:
         self._reader.gap(name)
 
     # To read again
+
+    def reads(self, name: str) -> bool:
+        """Whether what is appended to a log is applied here."""
+        return name in self._positions
 
     def position(self, name: str) -> int:
         """How far a log has been applied."""

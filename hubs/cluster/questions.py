@@ -43,12 +43,16 @@ Moved = Callable[[Question, int], bool]
 class Questions:
     """The questions of one process, and its answers."""
 
-    def __init__(self, process: str, log: Log, leases: Leases, do: Do, moved: Moved) -> None:
+    def __init__(
+        self, process: str, log: Log, leases: Leases, do: Do, moved: Moved, start: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`start` returns when this process knows who lives, which it reads in the past of the log, too."""
         self._process = process
         self._log = log
         self._leases = leases
         self._do = do
         self._moved = moved
+        self._start = start
         # Those that are not fully answered, by number.
         self.open: dict[int, _Open] = {}
         self._asked = 0
@@ -68,7 +72,7 @@ class Questions:
             raise Unavailable("Too many questions to other servers are unanswered; try again later.")
         try:
             async with asyncio.timeout(conf.settings.ANSWER_SECS):
-                await self._leases.start()
+                await self._start()
                 while True:
                     answers = await self._put(question)
                     if answers is not None:

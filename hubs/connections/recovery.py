@@ -27,7 +27,7 @@ from hubs.connections import reconnection, snapshots
 from hubs.connections.connection import PROCESS_DIED, Connection, unfinished
 from hubs.errors import NotFound, Refusal, Unavailable
 from hubs.node.node import Node, node
-from hubs.node.ownership import Arrival, Outrun
+from hubs.node.ownership import CHANGING, Arrival, Outrun
 from hubs.node.takeovers import Takeovers
 from hubs.upstream import dispatch
 from hubs.upstream.session import Session
@@ -125,6 +125,9 @@ async def _find(
                 raise NotFound(f"Connection `{connection_id}` is not known.")
         if has_left():
             raise Unavailable(LEFT)
+        if not here.log.reads(hub_log(hub)):
+            # This process was taken for dead meanwhile, or has left the log: it would not learn that it has claimed it.
+            raise Unavailable(CHANGING)
         arrival = here.ownership.expect(hub, connection_id)
         try:
             if member is None:

@@ -115,7 +115,7 @@ class Node:
         self.process = secrets.token_hex(PROCESS_HEX_DIGITS // 2)
         self.log: Log = log_on(self._layer, self.process, self)
         self.leases = Leases(self.process, self.log, self._expired, self._hello_secs)
-        self.questions = Questions(self.process, self.log, self.leases, self._do, self._moved)
+        self.questions = Questions(self.process, self.log, self.leases, self._do, self._moved, self.start)
         self.records = Records(self.process, self.log)
         self.ownership = Ownership(self)
         self.takeovers = Takeovers(self)

@@ -33,7 +33,9 @@ class Asking(Living):
         self.asked: list[Question] = []
         self.answer: Callable[[Question], Awaitable[Any]] = self._name
         self.moved = False
-        self.questions = Questions(self.name, process.log, self.leases, self._do, lambda question, at: self.moved)
+        self.questions = Questions(
+            self.name, process.log, self.leases, self._do, lambda question, at: self.moved, self.leases.start
+        )
         process.take = self._take_at  # type: ignore[method-assign]
 
     async def _name(self, question: Question) -> Any:

@@ -874,14 +874,14 @@ class Storm:
         self._over = True
         redis.slow.clear()
         redis.usual_slow = 0.01
-        world.pass_time(6)
-        for _ in range(30):
+        # At once, for some may have been away for long.
+        for rounds in range(36):
             for person in self.persons:
                 person.look()
                 if person.lost is None and not person.open and not person.pending:
                     person.try_again(self.dice.choice(self.open_processes))
             world.pass_time(1)
-            if all(person.lost is not None or person.open for person in self.persons):
+            if rounds >= 6 and all(person.lost is not None or person.open for person in self.persons):
                 break
         for person in self.persons:
             if person.lost is None and not person.open:

@@ -18,7 +18,7 @@ from hubs.errors import Unavailable
 from hubs.node.takeovers import SWEEP_SECS, Takeovers
 from hubs.protocols.frames import Payload
 from hubs.upstream import EventContext, handlers, hub
-from tests.connections.simulated_redis import READING
+from tests.connections.simulated_redis import READING, WRITING
 from tests.connections.world import Client, Process, World
 
 EXPIRED = "The connection recovery timeout expired."
@@ -431,3 +431,42 @@ def test_connections_that_redis_forgot_are_told_of_and_recovered_all_the_same(wo
     _publish(b, told.hub, "2")
     client.recover(b)
     client.hears("2")
+
+
+def test_a_process_taken_for_dead_claims_nothing_that_it_would_not_learn_of(world: World, told: Told) -> None:
+    a, b, _ = world.processes
+    client = Client(world, told.hub)
+    client.connect(b, "g")
+    other = Client(world, told.hub)
+    other.connect(a)
+    world.pass_time(1)
+
+    async def read_of_own_death() -> None:
+        a.node.declared_dead()
+
+    # While it looks for the record.
+    world.redis.slow[a, WRITING, True] = world.redis.slow[a, WRITING, False] = 0.3
+    socket = client.come_back(a)
+    world.pass_time(0.01)
+    a.run(read_of_own_death())
+    world.until(lambda: socket.refused)
+    world.pass_time(1)
+    assert _places(world, client) == [b]
+
+
+def test_a_process_that_has_just_begun_does_not_answer_for_those_that_it_has_not_heard_of(
+    world: World, told: Told
+) -> None:
+    a, b, _ = world.processes
+    client = Client(world, told.hub)
+    client.connect(a, "g")
+    world.pass_time(1)
+    a.die()
+    new = world.join()
+    # It reads the past of the log slowly, and its own hello fast.
+    world.redis.slow[new, WRITING, False] = 0.2
+    asked = new.spawn(operations.connection_exists(told.hub, client.id))
+    new.spawn(new.node.start())
+    world.until(asked.done)
+    assert asked.result()
+    assert b.connection(client) is not None or _places(world, client)
