@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
@@ -152,6 +152,19 @@ class Records:
                 self._told.popitem(last=False)
             return True
         return False
+
+    async def left_untold(self, connection_id: str, of: str, lives: Callable[[str], bool]) -> bool:
+        """Whether it is for this process to tell what another one was to, which died before it knew that.
+
+        To be asked some time after `first_to_tell`: who knows that it is to tell removes its record. Raises
+        Unavailable.
+        """
+        key = f"told.{connection_id}"
+        teller = await self._do(key, "GET", KEY)
+        if teller is None or lives(teller.decode()) or not await self._do(_owned(of), "HEXISTS", KEY, connection_id):
+            return False
+        await self._do(key, "SET", KEY, self._process, "EX", TOLD_SECS)
+        return True
 
     async def owned_by(self, process: str) -> AsyncIterator[tuple[str, Owned]]:
         """Ids and hubs of what a process had, one after the other. Raises Unavailable."""

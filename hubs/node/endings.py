@@ -2,7 +2,8 @@
 
 Usually that is the process that had it, and where that has died the one that looks after what it left (takeovers.py).
 Neither knows what the other does: a process that is cut off may live. So whoever comes first notes that in Redis
-(`Records.first_to_tell`), and tells.
+(`Records.first_to_tell`), and tells. Where it dies before it has learnt that it is first, its record is still there,
+and its heir tells (`Records.left_untold`): twice, if it could tell and not remove the record, but not never.
 
 Redis may forget a claim that the process that had the connection has read, and the one that made it has not. Then
 nobody has it, and the former one tells.

@@ -37,6 +37,9 @@ SWEEP_SECS = 30.0
 AGAIN_SECS = 0.5
 TRIES = 20
 
+# How long a process that is to tell of an ended connection may take to learn that.
+DECIDING_SECS = 1.0
+
 # Connections that are fetched at the same time.
 TOGETHER = 50
 MAX_REMEMBERED = 1000
@@ -161,16 +164,18 @@ class Takeovers:
             node.records.disown(connection_id, process)
 
         fetching: list[asyncio.Task[None]] = []
+        undecided: list[tuple[str, dict[str, Any]]] = []
         try:
             async for connection_id, owned in node.records.owned_by(process):
                 if owned.session is None:
                     fetching.append(asyncio.create_task(fetch(owned.hub, connection_id)))
                     fetched += 1
-                else:
-                    if await node.records.first_to_tell(connection_id, node.process):
-                        heirs.tell_of_end(owned.session)
-                        ended += 1
+                elif await node.records.first_to_tell(connection_id, node.process):
+                    heirs.tell_of_end(owned.session)
+                    ended += 1
                     node.records.disown(connection_id, process)
+                else:
+                    undecided.append((connection_id, owned.session))
         except Unavailable:
             # The next try does not begin beside this one.
             await asyncio.gather(*fetching, return_exceptions=True)
@@ -182,6 +187,13 @@ class Takeovers:
                     logger.error("A connection could not be adopted", exc_info=problem)
             if any(isinstance(problem, Unavailable) for problem in failed):
                 raise Unavailable("not all connections could be adopted")
+        if undecided:
+            # Who was to tell of these may have died before it knew that; else it removes its records soon.
+            await asyncio.sleep(DECIDING_SECS)
+        for connection_id, session in undecided:
+            if await node.records.left_untold(connection_id, process, node.leases.lives):
+                heirs.tell_of_end(session)
+                ended += 1
         await node.records.remove(process)
         if ended or fetched:
             logger.info(

@@ -470,3 +470,17 @@ def test_a_process_that_has_just_begun_does_not_answer_for_those_that_it_has_not
     world.until(asked.done)
     assert asked.result()
     assert b.connection(client) is not None or _places(world, client)
+
+
+def test_who_dies_before_it_knows_that_it_is_to_tell_leaves_that_to_its_heir(world: World, told: Told) -> None:
+    a, _, _ = world.processes
+    lost = PlainClient(world, told.hub)
+    socket = lost.connect(a, "g")
+    world.pass_time(1)
+    # Redis hears that it is to tell; the answer does not arrive.
+    world.redis.slow[a, WRITING, False] = 5.0
+    socket.lose()
+    world.pass_time(0.1)
+    a.die()
+    world.settle(SWEEP_SECS)
+    assert told.disconnected == [(lost.id, PROCESS_DIED)]
