@@ -128,3 +128,18 @@ def test_what_is_known_from_before_need_not_be_taken_again(
         if not again.is_known(ID, row[0]):
             again.take(*row)
         assert again.get(ID) == owner
+
+
+def test_who_had_a_connection_that_was_never_claimed_stays_known_while_it_is_rebuilt() -> None:
+    before = Claims()
+    rows = [(_at(1_000), "a", Claim("other", START_MS)), (_at(2_000), "b", Claim(ID, 0, "a"))]
+    for row in rows:
+        before.take(*row)
+    again = Claims(before, _at(500))
+    again.put(ID, Owner("a", 0, 0))
+    again.follow(rows[0][0])
+    again.take(*rows[0])
+    again.follow(rows[1][0])
+    assert not again.is_known(ID, rows[1][0])
+    assert again.take(*rows[1])
+    assert again.get(ID) == Owner("b", 0, rows[1][0])
