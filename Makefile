@@ -15,7 +15,7 @@ endif
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test install-test system-packages check tests faults cuts autobahn bench bench-peers openapi clean
+.PHONY: help run install test test-fast install-test system-packages check tests faults cuts autobahn bench bench-peers openapi clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -89,6 +89,11 @@ $(VENV)/.compiled: $(VENV)/.installed-test
 # five processes keep two cores busy. What one of them has compiled the others read, and the programs that they start.
 tests: install-test $(VENV)/.compiled ## Run the tests alone
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadscope --no-loadscope-reorder $(TESTS)
+
+# What needs no server, no database and no Redis.
+FAST := tests/rules tests/protocols tests/registry tests/cluster tests/node/test_ownership.py tests/node/test_takeovers.py
+test-fast: $(VENV)/.installed-test ## Run the tests of the core alone, in less than a minute
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 # LANE names one of the failures or more, OTHER the other version of the lanes that have two: a checkout or a git revision.
 LANE ?= all

@@ -206,9 +206,9 @@ async def test_where_there_is_no_redis_everything_says_so(process: Processes, ki
 async def test_who_waits_for_what_was_lost_on_its_way_is_told(
     process: Processes, webpubsub: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    webpubsub(ANSWER_SECS=0.2)
     monkeypatch.setattr(room, "SWEEP_SECS", 0.05)
     here = await process().open("l")
+    webpubsub(ANSWER_SECS=0.2)
     send = here.layer.group_send
 
     async def lose(group: str, message: Any) -> None:
@@ -222,6 +222,7 @@ async def test_who_waits_for_what_was_lost_on_its_way_is_told(
     assert problem.value.outcome is not None
     # It was not applied here, so nobody is told that it was done: it may be published again.
     assert not await soon(problem.value.outcome)
+    webpubsub()
     here.layer.group_send = send
     await here.append("one")
     assert here.ids() == ["one"]
