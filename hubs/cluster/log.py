@@ -416,19 +416,24 @@ class LayerLog:
                 waiting = self._appended[name] = deque()
             waiting.append(appended)
         posted = self._post(name, message)
-        posted.add_done_callback(partial(self._posted, name, appended))
+        posted.add_done_callback(partial(self._posted, name, message, appended))
         return appended.future
 
-    def _posted(self, name: str, appended: _Appended, posted: asyncio.Future[Any]) -> None:
+    def _posted(self, name: str, message: Any, appended: _Appended, posted: asyncio.Future[Any]) -> None:
         problem = asyncio.CancelledError() if posted.cancelled() else posted.exception()
         if problem is None:
             self._refused = ""
-            if not appended.returns:
+            if appended.returns:
+                return
+            if self.keeps and self._is_late(posted.result(), message, appended.entry):
+                # It is not read here, and is void for those who read it.
+                appended.fail(UNREACHABLE)
+            else:
                 appended.succeed()
             return
         if isinstance(problem, LayerInDoubt):
             appended.doubt(UNREACHABLE)
-            problem.outcome.add_done_callback(partial(self._known, name, appended))
+            problem.outcome.add_done_callback(partial(self._known, name, message, appended))
             return
         self._forget(name, appended)
         appended.fail(UNREACHABLE if isinstance(problem, LayerAway) else str(problem) or UNREACHABLE)
@@ -436,15 +441,15 @@ class LayerLog:
             # Hellos are tried again and again, and so it is known when this is over.
             self._refused = str(problem)
 
-    def _known(self, name: str, appended: _Appended, outcome: asyncio.Future[int | None]) -> None:
+    def _known(self, name: str, message: Any, appended: _Appended, outcome: asyncio.Future[int | None]) -> None:
         if outcome.cancelled():
             return
         # Where it cannot be known any more, twice is better than never.
-        if outcome.exception() is not None or outcome.result() is None:
+        if outcome.exception() is not None or (position := outcome.result()) is None:
             self._forget(name, appended)
             appended.settle(False)
         elif not appended.returns:
-            appended.settle(True)
+            appended.settle(not self._is_late(position, message, appended.entry))
 
     def _forget(self, name: str, appended: _Appended) -> None:
         with suppress(KeyError, ValueError):

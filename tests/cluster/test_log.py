@@ -339,6 +339,14 @@ async def test_what_is_appended_without_knowing_the_last_seconds_is_void_for_all
         await soon(appended)
     # It is known that it does not count, so it can be appended again.
     assert problem.value.outcome is None
+    # Also where it is appended by a process that does not read it.
+    elsewhere = await process().open()
+    elsewhere.read_until = here.read_until
+    appended = elsewhere.log.append("l", change)
+    assert appended is not None
+    with pytest.raises(Unavailable) as problem:
+        await soon(appended)
+    assert problem.value.outcome is None
     # Not so what is about nobody who may have moved.
     await here.append("last")
     here.read_until = ms_of(here.log.position("l")) - 1000
