@@ -374,6 +374,8 @@ class Socket:
         self.gate: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
+        # What the client will say when it is open: none can say anything before.
+        self._unsaid: list[dict[str, Any]] = []
         self._gone = False
         self.task: asyncio.Task[Any] | None = None
 
@@ -390,6 +392,9 @@ class Socket:
             raise ConnectionResetError
         if event["type"] == "websocket.accept":
             self.accepted = event.get("subprotocol") or ""
+            for said in self._unsaid:
+                self._incoming.put_nowait(said)
+            self._unsaid.clear()
         elif event["type"] == "websocket.send":
             frame = json.loads(event["text"])
             self.frames.append(frame)
@@ -404,7 +409,11 @@ class Socket:
     def say(self, frame: Mapping[str, Any]) -> None:
         """A message of the client."""
         if not self._gone:
-            self._incoming.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
+            event = {"type": "websocket.receive", "text": json.dumps(frame)}
+            if self.accepted is None:
+                self._unsaid.append(event)
+            else:
+                self._incoming.put_nowait(event)
 
     def lose(self, silent_secs: float = 0) -> None:
         """The network fails; the server notices it by a silence of so many seconds."""
