@@ -175,7 +175,7 @@ def _proxies() -> list[CheckMessage]:
                 "TRUST_FORWARDED_HEADERS is on, but NUM_PROXIES is 0: all callers count as the proxy, so they share "
                 "limits and the log does not tell them apart.",
                 hint="Set NUM_PROXIES to the number of proxies in front that append to X-Forwarded-For, usually 1.",
-                id="hubs.W011",
+                id="hubs.W015",
             )
         ]
     return []

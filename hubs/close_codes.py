@@ -94,7 +94,8 @@ TOO_MANY_CHANGES = CloseReason(
 NOT_READ = CloseReason(
     POLICY_VIOLATION,
     "The client did not read what was sent to it.",
-    "The client read less than 1 KiB/s of what was queued for WRITE_TIMEOUT_SECS.",
+    "The client read less than 1 KiB/s of what was queued for WRITE_TIMEOUT_SECS. A reliable connection is kept, and "
+    "can be recovered; the SDKs do not try.",
     Then.RENEW,
 )
 NO_PONG = CloseReason(None, "The client did not answer a ping.", "A ping had no answer in time.", Then.RECOVER)

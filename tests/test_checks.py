@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, run_checks
 
 from hubs import checks, conf
-from tests.running import Redis
+from tests.running import ROOT, Redis
 
 
 def _complaints(settings: Any, **chosen: Any) -> list[CheckMessage]:
@@ -168,7 +169,7 @@ def test_a_secret_that_can_be_guessed(settings: Any, name: str, secret: str) -> 
 
 def test_callers_that_all_count_as_the_proxy(settings: Any) -> None:
     [problem] = _complaints(settings, TRUST_FORWARDED_HEADERS=True)
-    assert (problem.id, type(problem)) == ("hubs.W011", Warning)
+    assert (problem.id, type(problem)) == ("hubs.W015", Warning)
     settings.REST_FRAMEWORK = settings.REST_FRAMEWORK | {"NUM_PROXIES": 1}
     assert _complaints(settings, TRUST_FORWARDED_HEADERS=True) == []
 
@@ -197,3 +198,10 @@ def test_a_log_that_is_not_kept_for_as_long_as_clients_may_be_away(settings: Any
     assert "LOG_RETENTION_SECS is 60" in problem.msg
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     assert _complaints(settings, RECOVERY_SECS=300) == []
+
+
+def test_each_complaint_has_an_id_of_its_own() -> None:
+    """SILENCED_SYSTEM_CHECKS silences by id."""
+    ids = re.findall(r'id="(hubs\.[EW]\d+)"', (ROOT / "hubs/checks.py").read_text())
+    assert len(ids) > 10
+    assert sorted(ids) == sorted(set(ids))
