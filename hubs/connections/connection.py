@@ -18,7 +18,7 @@ Where processes share a log that is kept, whatever changes a reliable connection
 happens when the entry is read: what it is sent, its groups and permissions, that an event of it was handled. So any
 process can make the same of a snapshot and the entries behind it (snapshots.py).
 
-Frames are handled one at a time (lane.py sees to it); deliveries from others arrive at any moment
+Frames are handled one at a time (frame_queue.py sees to it); deliveries from others arrive at any moment
 through `deliver`. Errors are translated here, once: a Refusal becomes an ack (or silence, without
 ackId) and the connection lives; a Disconnect closes it.
 """
@@ -37,7 +37,7 @@ from hubs.cluster.entries import Begun, Done, Parted, Skipped
 from hubs.cluster.log import applied
 from hubs.connections import eviction, reconnection
 from hubs.connections.backlog import Backlog
-from hubs.connections.lane import Lane, Rest
+from hubs.connections.frame_queue import Continuation, FrameQueue
 from hubs.connections.outbox import Outbox
 from hubs.errors import Disconnect, Duplicate, Forbidden, NotFound, Refusal, Unavailable
 from hubs.node.publishing import PLACE_BITS
@@ -113,11 +113,11 @@ class Connection:
         "begun_events",
         "changes",
         "codec",
+        "frames",
         "groups",
         "hub",
         "id",
         "in_doubt",
-        "lane",
         "outbox",
         "owners",
         "permissions",
@@ -153,7 +153,7 @@ class Connection:
         # Whose it was since the frame that was acknowledged last: the process, when the handshake of its socket began,
         # in milliseconds of the log's clock, and the position of the claim.
         self.owners: list[tuple[str, int, int]] | None = None
-        self.lane = Lane(self.begin_frame, self._broke_off)
+        self.frames = FrameQueue(self.handle_frame, self._broke_off)
         self.backlog: Backlog | None = None
         if codec.reliable:
             self.backlog = Backlog(conf.settings.RELIABLE_BUFFER_MESSAGES, conf.settings.RELIABLE_BUFFER_BYTES)
@@ -224,7 +224,7 @@ class Connection:
             return
         self._ended = True
         self._stop_expiry()
-        self.lane.stop()
+        self.frames.stop()
         self._drop_outbox()
         self.leave()
         operations.ended(self, partial(dispatch.disconnected, self.session, self._end_reason or reason))
@@ -266,7 +266,7 @@ class Connection:
         A reliable connection stays, away, until another process has claimed it or looks after what this one leaves.
         """
         self._retiring = True
-        self.lane.close(self._acknowledged)
+        self.frames.close(self._acknowledged)
 
     def _acknowledged(self) -> None:
         if self.ack_pause_secs:
@@ -354,10 +354,10 @@ class Connection:
             return
         self._departed = True
         self._stop_expiry()
-        self.lane.finish()
-        if self.lane.busy:
+        self.frames.finish()
+        if self.frames.busy:
             _unfinished[self] = asyncio.get_running_loop()
-            self.lane.close(lambda: _finished(self))
+            self.frames.close(lambda: _finished(self))
         if taken_over:
             self._lose_socket(close_codes.STOPPING)
         else:
@@ -377,7 +377,7 @@ class Connection:
             return
         self._ended = True
         self._stop_expiry()
-        self.lane.stop()
+        self.frames.stop()
         self._lose_socket(close_codes.STOPPING)
         self.leave()
         operations.ended(self)
@@ -567,23 +567,23 @@ class Connection:
 
     # From the client
 
-    def take(self, message: Message) -> bool:
-        """Take a message from the client. False: so many are being handled that its reader should wait (`lane`)."""
+    def receive_nowait(self, message: Message) -> bool:
+        """Take a message from the client. False: so many are being handled that its reader should wait (`frames`)."""
         frame = self._read(message)
-        return frame is None or self.lane.take(frame)
+        return frame is None or self.frames.put_nowait(frame)
 
     async def receive(self, message: Message) -> None:
-        """As `take`, but waits."""
+        """As `receive_nowait`, but wait until it can be handled."""
         frame = self._read(message)
         if frame is not None:
-            await self.lane.put(frame)
+            await self.frames.put(frame)
 
     def _read(self, message: Message) -> Upstream | None:
         try:
             return self.decode(message)
         except Disconnect as disconnect:
             # In its turn: an event before it may still wait for its handler's answer.
-            self.lane.fail(disconnect)
+            self.frames.fail(disconnect)
             return None
 
     def _broke_off(self, disconnect: Disconnect) -> None:
@@ -598,7 +598,7 @@ class Connection:
             raise Disconnect(*close_codes.MESSAGE_TOO_LARGE.frame)
         return self.codec.decode(message)
 
-    def begin_frame(self, frame: Upstream) -> Rest | None:
+    def handle_frame(self, frame: Upstream) -> Continuation | None:
         """Do what one frame asks and answer it, as far as that goes without waiting; gives the rest.
 
         Raises Disconnect.
@@ -623,7 +623,7 @@ class Connection:
             self._acknowledge(ack)
         return None
 
-    async def _finish(self, frame: Upstream, ack_id: int | None, rest: Rest) -> None:
+    async def _finish(self, frame: Upstream, ack_id: int | None, rest: Continuation) -> None:
         """Do the rest of what a frame asks, and answer it. Raises Disconnect."""
         try:
             await rest()
@@ -660,7 +660,7 @@ class Connection:
             raise Forbidden(NOT_ALLOWED.format(verb="leave", group=frame.group))
         await operations.leave_group(self, frame.group, frame.ack_id)
 
-    def _send_to_group(self, frame: SendToGroup) -> Rest | None:
+    def _send_to_group(self, frame: SendToGroup) -> Continuation | None:
         if not self.permissions.may_send(frame.group):
             raise Forbidden(NOT_ALLOWED.format(verb="send to", group=frame.group))
         ack_id = frame.ack_id
@@ -930,7 +930,7 @@ class Connection:
         LeaveGroup: _leave_group,
         UserEvent: _event,
     }
-    _AT_ONCE: ClassVar[Mapping[type, Callable[[Any, Any], Rest | None]]] = {
+    _AT_ONCE: ClassVar[Mapping[type, Callable[[Any, Any], Continuation | None]]] = {
         SendToGroup: _send_to_group,
         Ping: _ping,
         SequenceAck: _sequence_ack,

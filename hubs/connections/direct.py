@@ -164,9 +164,9 @@ class DirectOutbox(Outbox):
         # Not when it is over, nor when another socket has taken its place.
         if connection is None or connection.outbox is not self or connection.closing or self._socket is None:
             return
-        if not connection.take(message):
+        if not connection.receive_nowait(message):
             self._socket.hold()
-            connection.lane.when_room(self._socket.read_on)
+            connection.frames.when_room(self._socket.read_on)
 
     def broken(self, code: int, reason: str) -> None:
         """The client broke the protocol; what it sent before is handled and answered first."""
@@ -174,7 +174,7 @@ class DirectOutbox(Outbox):
         if connection is None or connection.outbox is not self or connection.closing:
             self.close(code, reason)
         else:
-            connection.lane.fail(Disconnect(code, reason))
+            connection.frames.fail(Disconnect(code, reason))
 
     def full(self) -> None:
         """The client does not keep up."""

@@ -96,7 +96,7 @@ class _Draining:
         return [
             connection
             for connection in self._connections()
-            if (connection.lane.busy if connection.outbox is None else not connection.closing)
+            if (connection.frames.busy if connection.outbox is None else not connection.closing)
         ]
 
     def _connections(self) -> list[Connection]:

@@ -79,12 +79,6 @@ class Permission:
         self._all = True
         self._overrides.clear()
 
-    def deny_all(self) -> None:
-        """Take every grant back."""
-        self._all = False
-        self._patterns.clear()
-        self._overrides.clear()
-
     def add_pattern(self, pattern: Pattern) -> None:
         """Grant the groups that match."""
         self._patterns.append(pattern)

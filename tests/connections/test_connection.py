@@ -92,7 +92,7 @@ class Client:
         """Have frames handled; gives what the client is told of them."""
         self.heard()
         for frame in frames:
-            rest = self.connection.begin_frame(frame)
+            rest = self.connection.handle_frame(frame)
             if rest is not None:
                 await soon(rest())
         return self.heard()

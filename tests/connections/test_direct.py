@@ -32,7 +32,7 @@ TEXT, CLOSE = 0x1, 0x8
 JSON = CODECS["json.webpubsub.azure.v1"]
 
 
-class Lane:
+class FrameQueue:
     """What a reader waits for."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Connection:
         self.outbox: DirectOutbox | None = outbox
         self.taken: list[str | bytes] = []
         self.has_room = True
-        self.lane = Lane()
+        self.frames = FrameQueue()
         self.ends: list[tuple[int, str]] = []
         self.given_up: list[str] = []
 
@@ -63,7 +63,7 @@ class Connection:
     def closing(self) -> bool:
         return self.outbox is None or self.outbox.closing
 
-    def take(self, message: str | bytes) -> bool:
+    def receive_nowait(self, message: str | bytes) -> bool:
         self.taken.append(message)
         return self.has_room
 
@@ -372,13 +372,13 @@ async def test_a_reader_waits_until_there_is_room(sockets: Sockets) -> None:
     end.connection.has_room = False
     end.transport.say(frame(TEXT, b"one") + frame(TEXT, b"two"))
     assert end.connection.taken == ["one"]
-    end.connection.lane.calls.pop()()
+    end.connection.frames.calls.pop()()
     await turns()
     assert end.connection.taken == ["one", "two"]
     # Lost before there is room.
     end.transport.cut()
     await turns()
-    end.connection.lane.calls.pop()()
+    end.connection.frames.calls.pop()()
     await turns()
     assert (end.connection.taken, end.connection.ends) == (["one", "two"], [(1006, "")])
 
@@ -401,8 +401,8 @@ async def test_what_came_before_a_fault_is_answered_first(sockets: Sockets) -> N
     end = End(sockets).open()
     end.transport.say(frame(TEXT, b"event") + b"\xff\xff" + frame(TEXT, b"behind"))
     await turns()
-    # The lane closes when it has come to this.
-    [fault] = end.connection.lane.failures
+    # The queue closes when it has come to this.
+    [fault] = end.connection.frames.failures
     assert (end.connection.taken, end.connection.ends) == (["event"], [])
     end.outbox.put("answer")
     end.outbox.close(fault.code, fault.message)
@@ -413,7 +413,7 @@ async def test_what_came_before_a_fault_is_answered_first(sockets: Sockets) -> N
     end.connection.outbox = None
     end.transport.say(b"\xff\xff")
     assert await end.reads() == ["1002 The client frame is invalid."]
-    assert end.connection.lane.failures == []
+    assert end.connection.frames.failures == []
 
 
 async def test_of_those_who_went_nothing_is_kept(sockets: Sockets) -> None:

@@ -213,7 +213,7 @@ def test_the_last_acks_are_sent_to_those_who_have_to_wait_for_them(world: World)
     assert connection is not None
     connection.ack_pause_secs = 0.005
     client.socket.say({"type": "joinGroup", "group": "h", "ackId": 7})
-    world.until(lambda: "h" in connection.groups and not connection.lane.busy)
+    world.until(lambda: "h" in connection.groups and not connection.frames.busy)
     assert client.socket.closed is None
 
     async def retire() -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from hubs.connections.lane import URGENT_FRAMES, Lane, Rest
+from hubs.connections.frame_queue import URGENT_FRAMES, Continuation, FrameQueue
 from hubs.errors import Disconnect
 from hubs.protocols.frames import CancelInvocation, JoinGroup, Payload, Ping, SequenceAck, Upstream, UserEvent
 from tests.connections.conftest import WebPubSub, soon, turns
@@ -27,9 +27,9 @@ class Handler:
         self.failures: list[Disconnect] = []
         self.go_on = asyncio.Event()
         self.fails_at: str | None = None
-        self.lane = Lane(self.begin, self.failures.append)
+        self.frames = FrameQueue(self.begin, self.failures.append)
 
-    def begin(self, frame: Upstream) -> Rest | None:
+    def begin(self, frame: Upstream) -> Continuation | None:
         name = frame.event if isinstance(frame, UserEvent) else frame.group if isinstance(frame, JoinGroup) else "ping"
         self.begun.append(name)
         if isinstance(frame, UserEvent):
@@ -63,15 +63,15 @@ def handler() -> Handler:
 
 async def test_most_frames_are_done_when_put_returns(handler: Handler) -> None:
     before = asyncio.all_tasks()
-    await handler.lane.put(JoinGroup("a"))
-    await handler.lane.put(Ping())
+    await handler.frames.put(JoinGroup("a"))
+    await handler.frames.put(Ping())
     assert handler.done == ["a", "ping"]
     assert asyncio.all_tasks() == before
 
 
 async def test_a_slow_frame_does_not_hold_up_the_reader(handler: Handler) -> None:
-    await soon(handler.lane.put(_event("e")))
-    await soon(handler.lane.put(JoinGroup("a")))
+    await soon(handler.frames.put(_event("e")))
+    await soon(handler.frames.put(JoinGroup("a")))
     await turns()
     assert (handler.begun, handler.done) == (["e"], [])
     handler.go_on.set()
@@ -81,16 +81,16 @@ async def test_a_slow_frame_does_not_hold_up_the_reader(handler: Handler) -> Non
 
 async def test_frames_are_done_in_order_and_one_at_a_time(handler: Handler) -> None:
     for name in ("e1", "e2", "e3"):
-        await handler.lane.put(_event(name))
-        await handler.lane.put(JoinGroup(f"after {name}"))
+        await handler.frames.put(_event(name))
+        await handler.frames.put(JoinGroup(f"after {name}"))
     await turns()
     assert handler.begun == ["e1"]
     handler.go_on.set()
     await soon(handler.finished(6))
     assert handler.done == ["e1", "after e1", "e2", "after e2", "e3", "after e3"]
-    # And the lane is free again.
+    # And the queue is free again.
     await turns()
-    await handler.lane.put(Ping())
+    await handler.frames.put(Ping())
     assert handler.done[-1] == "ping"
 
 
@@ -99,11 +99,11 @@ async def test_so_many_frames_are_read_ahead_and_then_the_reader_waits(
     handler: Handler, webpubsub: WebPubSub, bound: int
 ) -> None:
     webpubsub(MAX_WAITING_FRAMES=bound)
-    await soon(handler.lane.put(_event("e")))
+    await soon(handler.frames.put(_event("e")))
     await turns()
     for number in range(bound - 1):
-        await soon(handler.lane.put(JoinGroup(str(number))))
-    last = asyncio.create_task(handler.lane.put(JoinGroup("last")))
+        await soon(handler.frames.put(JoinGroup(str(number))))
+    last = asyncio.create_task(handler.frames.put(JoinGroup("last")))
     await turns()
     assert not last.done()
     handler.go_on.set()
@@ -114,40 +114,40 @@ async def test_so_many_frames_are_read_ahead_and_then_the_reader_waits(
 
 async def test_what_waits_is_bounded_in_bytes(handler: Handler, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_WAITING_BYTES=1000)
-    lane = handler.lane
-    assert lane.take(_event("e", 5000))
+    queue = handler.frames
+    assert queue.put_nowait(_event("e", 5000))
     # Not what is being handled, and the one that passes the bound is still taken.
-    assert lane.take(_event("a", 600))
-    assert not lane.take(_event("b", 600))
+    assert queue.put_nowait(_event("a", 600))
+    assert not queue.put_nowait(_event("b", 600))
     called: list[str] = []
-    lane.when_room(lambda: called.append("room"))
+    queue.when_room(lambda: called.append("room"))
     # Nor is there room for one that is small.
-    assert not lane.take(JoinGroup("small"))
+    assert not queue.put_nowait(JoinGroup("small"))
     assert called == []
     handler.go_on.set()
     await soon(handler.finished(4))
-    assert (called, lane._bytes) == (["room"], 0)
-    lane.stop()
-    assert lane.take(_event("late", 5000))
-    assert lane._bytes == 0
+    assert (called, queue._bytes) == (["room"], 0)
+    queue.stop()
+    assert queue.put_nowait(_event("late", 5000))
+    assert queue._bytes == 0
 
 
 async def test_the_first_slow_frame_alone_never_makes_the_reader_wait(handler: Handler, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_WAITING_FRAMES=1)
-    await soon(handler.lane.put(_event("e")))
+    await soon(handler.frames.put(_event("e")))
     assert handler.done == []
-    handler.lane.stop()
+    handler.frames.stop()
 
 
 async def test_stopping_gives_up_what_runs_and_what_waits(handler: Handler) -> None:
-    await handler.lane.put(_event("e"))
-    await handler.lane.put(JoinGroup("a"))
+    await handler.frames.put(_event("e"))
+    await handler.frames.put(JoinGroup("a"))
     await turns()
-    handler.lane.stop()
+    handler.frames.stop()
     await turns()
     handler.go_on.set()
-    await handler.lane.put(Ping())
-    await handler.lane.put(_event("late"))
+    await handler.frames.put(Ping())
+    await handler.frames.put(_event("late"))
     await turns()
     assert handler.cancelled == ["e"]
     assert handler.done == []
@@ -155,8 +155,8 @@ async def test_stopping_gives_up_what_runs_and_what_waits(handler: Handler) -> N
 
 
 async def test_stopping_before_anything_began(handler: Handler) -> None:
-    await handler.lane.put(_event("e"))
-    handler.lane.stop()
+    await handler.frames.put(_event("e"))
+    handler.frames.stop()
     handler.go_on.set()
     await turns()
     assert handler.done == []
@@ -164,20 +164,20 @@ async def test_stopping_before_anything_began(handler: Handler) -> None:
 
 async def test_stopping_frees_a_reader_that_waits(handler: Handler, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_WAITING_FRAMES=1)
-    await handler.lane.put(_event("e"))
-    reader = asyncio.create_task(handler.lane.put(JoinGroup("a")))
+    await handler.frames.put(_event("e"))
+    reader = asyncio.create_task(handler.frames.put(JoinGroup("a")))
     await turns()
     assert not reader.done()
-    handler.lane.stop()
+    handler.frames.stop()
     await soon(reader)
     assert handler.done == []
 
 
 async def test_a_frame_that_ends_the_connection_is_the_last(handler: Handler) -> None:
     handler.fails_at = "bad"
-    await handler.lane.put(JoinGroup("bad"))
-    await handler.lane.put(JoinGroup("b"))
-    await handler.lane.put(_event("e"))
+    await handler.frames.put(JoinGroup("bad"))
+    await handler.frames.put(JoinGroup("b"))
+    await handler.frames.put(_event("e"))
     handler.go_on.set()
     await turns()
     assert handler.begun == ["bad"]
@@ -189,16 +189,16 @@ async def test_frames_behind_a_slow_one_that_ends_the_connection_are_not_done(
 ) -> None:
     webpubsub(MAX_WAITING_FRAMES=3)
     handler.fails_at = "bad"
-    await handler.lane.put(_event("bad"))
+    await handler.frames.put(_event("bad"))
     await turns()
-    await handler.lane.put(JoinGroup("b"))
-    await handler.lane.put(_event("e"))
-    reader = asyncio.create_task(handler.lane.put(JoinGroup("c")))
+    await handler.frames.put(JoinGroup("b"))
+    await handler.frames.put(_event("e"))
+    reader = asyncio.create_task(handler.frames.put(JoinGroup("c")))
     await turns()
     assert not reader.done()
     handler.go_on.set()
     await soon(reader)
-    await handler.lane.put(Ping())
+    await handler.frames.put(Ping())
     assert handler.begun == ["bad"]
     assert len(handler.failures) == 1
 
@@ -207,19 +207,19 @@ BROKEN = Disconnect(1007, "broken")
 
 
 async def test_a_broken_message_ends_it_at_once_when_nothing_is_waited_for(handler: Handler) -> None:
-    handler.lane.fail(BROKEN)
-    handler.lane.fail(Disconnect(1003))
-    await handler.lane.put(Ping())
+    handler.frames.fail(BROKEN)
+    handler.frames.fail(Disconnect(1003))
+    await handler.frames.put(Ping())
     assert handler.failures == [BROKEN]
     assert handler.begun == []
 
 
 async def test_a_broken_message_takes_its_turn(handler: Handler) -> None:
-    await handler.lane.put(_event("e"))
-    await handler.lane.put(JoinGroup("before"))
-    handler.lane.fail(BROKEN)
-    handler.lane.fail(Disconnect(1003))
-    await handler.lane.put(JoinGroup("behind"))
+    await handler.frames.put(_event("e"))
+    await handler.frames.put(JoinGroup("before"))
+    handler.frames.fail(BROKEN)
+    handler.frames.fail(Disconnect(1003))
+    await handler.frames.put(JoinGroup("behind"))
     await turns()
     assert handler.failures == []
     handler.go_on.set()
@@ -231,18 +231,18 @@ async def test_a_broken_message_takes_its_turn(handler: Handler) -> None:
 
 async def test_a_broken_message_behind_a_frame_that_ends_the_connection(handler: Handler) -> None:
     handler.fails_at = "bad"
-    await handler.lane.put(_event("bad"))
-    handler.lane.fail(BROKEN)
+    await handler.frames.put(_event("bad"))
+    handler.frames.fail(BROKEN)
     handler.go_on.set()
     await turns(10)
     assert [failure.code for failure in handler.failures] == [1011]
 
 
 async def test_stopping_forgets_a_broken_message(handler: Handler) -> None:
-    await handler.lane.put(_event("e"))
+    await handler.frames.put(_event("e"))
     await turns()
-    handler.lane.fail(BROKEN)
-    handler.lane.stop()
+    handler.frames.fail(BROKEN)
+    handler.frames.stop()
     await turns()
     assert handler.failures == []
 
@@ -253,7 +253,7 @@ async def test_stopping_forgets_a_broken_message(handler: Handler) -> None:
 class ConcurrencyLimit(Handler):
     """Has every frame wait until it is let go."""
 
-    def begin(self, frame: Upstream) -> Rest | None:
+    def begin(self, frame: Upstream) -> Continuation | None:
         self.begun.append(_name(frame))
         if not isinstance(frame, URGENT_FRAMES):
             return partial(self.wait, _name(frame))
@@ -267,10 +267,10 @@ def _name(frame: Upstream) -> str:
 
 async def test_a_second_reader_waits_for_the_frame_of_the_first() -> None:
     handler = ConcurrencyLimit()
-    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    first = asyncio.create_task(handler.frames.put(JoinGroup("1")))
     await turns()
-    await soon(handler.lane.put(JoinGroup("2")))
-    await soon(handler.lane.put(_event("3")))
+    await soon(handler.frames.put(JoinGroup("2")))
+    await soon(handler.frames.put(_event("3")))
     await turns()
     assert handler.begun == ["1"]
     handler.go_on.set()
@@ -278,15 +278,15 @@ async def test_a_second_reader_waits_for_the_frame_of_the_first() -> None:
     await soon(handler.finished(3))
     assert handler.done == ["1", "2", "3"]
     await turns()
-    await handler.lane.put(JoinGroup("4"))
+    await handler.frames.put(JoinGroup("4"))
     assert handler.done[-1] == "4"
 
 
 async def test_what_a_reader_brought_that_is_given_up_is_done_all_the_same() -> None:
     handler = ConcurrencyLimit()
-    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    first = asyncio.create_task(handler.frames.put(JoinGroup("1")))
     await turns()
-    await soon(handler.lane.put(JoinGroup("2")))
+    await soon(handler.frames.put(JoinGroup("2")))
     first.cancel()
     handler.go_on.set()
     await soon(handler.finished(2))
@@ -295,9 +295,9 @@ async def test_what_a_reader_brought_that_is_given_up_is_done_all_the_same() -> 
 
 async def test_a_broken_message_of_the_second_reader_takes_its_turn() -> None:
     handler = ConcurrencyLimit()
-    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    first = asyncio.create_task(handler.frames.put(JoinGroup("1")))
     await turns()
-    handler.lane.fail(BROKEN)
+    handler.frames.fail(BROKEN)
     assert handler.failures == []
     handler.go_on.set()
     await soon(first)
@@ -308,9 +308,9 @@ async def test_a_broken_message_of_the_second_reader_takes_its_turn() -> None:
 async def test_a_frame_of_the_first_reader_that_ends_the_connection_ends_it_for_the_second() -> None:
     handler = ConcurrencyLimit()
     handler.fails_at = "1"
-    first = asyncio.create_task(handler.lane.put(JoinGroup("1")))
+    first = asyncio.create_task(handler.frames.put(JoinGroup("1")))
     await turns()
-    await soon(handler.lane.put(JoinGroup("2")))
+    await soon(handler.frames.put(JoinGroup("2")))
     handler.go_on.set()
     await soon(first)
     await turns()
@@ -321,33 +321,33 @@ async def test_a_frame_of_the_first_reader_that_ends_the_connection_ends_it_for_
 
 
 async def test_an_acknowledgement_waits_for_nothing(handler: Handler) -> None:
-    await handler.lane.put(_event("e"))
+    await handler.frames.put(_event("e"))
     await turns()
-    await soon(handler.lane.put(SequenceAck(1)))
-    await soon(handler.lane.put(CancelInvocation("1")))
+    await soon(handler.frames.put(SequenceAck(1)))
+    await soon(handler.frames.put(CancelInvocation("1")))
     assert handler.done == ["ping", "ping"]
-    handler.lane.stop()
+    handler.frames.stop()
 
 
 async def test_an_acknowledgement_goes_past_a_full_queue(handler: Handler, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_WAITING_FRAMES=1)
-    await handler.lane.put(_event("e"))
-    reader = asyncio.create_task(handler.lane.put(JoinGroup("a")))
+    await handler.frames.put(_event("e"))
+    reader = asyncio.create_task(handler.frames.put(JoinGroup("a")))
     await turns()
-    await soon(handler.lane.put(SequenceAck(1)))
+    await soon(handler.frames.put(SequenceAck(1)))
     assert handler.done == ["ping"]
-    handler.lane.stop()
+    handler.frames.stop()
     await soon(reader)
 
 
 async def test_finishing_lets_the_handler_finish_and_does_nothing_else(handler: Handler, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_WAITING_FRAMES=1)
-    await handler.lane.put(_event("e"))
+    await handler.frames.put(_event("e"))
     await turns()
-    reader = asyncio.create_task(handler.lane.put(JoinGroup("a")))
-    handler.lane.fail(BROKEN)
-    handler.lane.finish()
-    await handler.lane.put(SequenceAck(1))
+    reader = asyncio.create_task(handler.frames.put(JoinGroup("a")))
+    handler.frames.fail(BROKEN)
+    handler.frames.finish()
+    await handler.frames.put(SequenceAck(1))
     handler.go_on.set()
     await soon(reader)
     await soon(handler.finished(1))
@@ -358,10 +358,10 @@ async def test_finishing_lets_the_handler_finish_and_does_nothing_else(handler: 
 # Two readers, as a reliable client has for a moment
 
 
-async def test_both_readers_of_a_lane_go_on_when_there_is_room(handler: Handler, webpubsub: WebPubSub) -> None:
+async def test_both_readers_of_a_queue_go_on_when_there_is_room(handler: Handler, webpubsub: WebPubSub) -> None:
     webpubsub(MAX_WAITING_FRAMES=1)
-    handler.lane.take(_event("slow"))
-    readers = [asyncio.create_task(handler.lane.put(_event(str(number)))) for number in range(2)]
+    handler.frames.put_nowait(_event("slow"))
+    readers = [asyncio.create_task(handler.frames.put(_event(str(number)))) for number in range(2)]
     await turns()
     assert [reader.done() for reader in readers] == [False, False]
     handler.go_on.set()
@@ -370,17 +370,17 @@ async def test_both_readers_of_a_lane_go_on_when_there_is_room(handler: Handler,
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_no_reader_waits_for_room_in_a_lane_that_is_stopped(
+async def test_no_reader_waits_for_room_in_a_queue_that_is_stopped(
     handler: Handler, webpubsub: WebPubSub, begun: bool
 ) -> None:
     webpubsub(MAX_WAITING_FRAMES=1)
     called: list[str] = []
-    handler.lane.take(_event("slow"))
+    handler.frames.put_nowait(_event("slow"))
     if begun:
         await turns()
-    assert not handler.lane.take(_event("waits"))
-    handler.lane.when_room(lambda: called.append("one"))
-    handler.lane.when_room(lambda: called.append("another"))
-    handler.lane.stop()
+    assert not handler.frames.put_nowait(_event("waits"))
+    handler.frames.when_room(lambda: called.append("one"))
+    handler.frames.when_room(lambda: called.append("another"))
+    handler.frames.stop()
     await turns()
     assert called == ["one", "another"]

@@ -1,6 +1,6 @@
 """One client's frames, one at a time and in order, without holding up its reader.
 
-Most frames are done when `take` returns: `begin` handles them at once. What cannot be done without
+Most frames are done when `put_nowait` returns: `begin` handles them at once. What cannot be done without
 waiting (an event handler may take a hundred seconds) leaves a rest, and that gets a task; meanwhile
 the reader goes on, or nobody would notice that the client left. What the client sends in the
 meantime queues behind it. The queue is bounded in frames and in bytes: when it is full the reader
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from hubs import conf
 from hubs.errors import Disconnect
@@ -31,10 +30,10 @@ SLOW_FRAMES = (UserEvent,)
 URGENT_FRAMES = (SequenceAck, CancelInvocation)
 
 # What of a frame is still to be done, and has to be waited for.
-Rest = Callable[[], Awaitable[None]]
+Continuation = Callable[[], Awaitable[None]]
 
 
-class Lane:
+class FrameQueue:
     """The queue of one connection. `begin` handles one frame or its first part, `failed` is told of a Disconnect."""
 
     __slots__ = (
@@ -50,7 +49,7 @@ class Lane:
         "_waiting",
     )
 
-    def __init__(self, begin: Callable[[Upstream], Rest | None], failed: Callable[[Disconnect], None]) -> None:
+    def __init__(self, begin: Callable[[Upstream], Continuation | None], failed: Callable[[Disconnect], None]) -> None:
         self._begin = begin
         self._failed = failed
         # None where nothing waits, as for most clients most of the time.
@@ -65,7 +64,7 @@ class Lane:
         self._closed = self._stopped = False
         self._ending: Disconnect | None = None
 
-    def take(self, frame: Upstream) -> bool:
+    def put_nowait(self, frame: Upstream) -> bool:
         """Handle `frame` after all earlier ones. False: so many wait that the reader should too (`when_room`)."""
         if self._closed:
             return True
@@ -81,14 +80,14 @@ class Lane:
         return self._has_room
 
     def when_room(self, call: Callable[[], None]) -> None:
-        """After `take` gave False: have `call` called once, when the reader may go on."""
+        """After `put_nowait` gave False: have `call` called once, when the reader may go on."""
         # There may be two readers (see above).
         self._room = [*(self._room or ()), call]
 
     async def put(self, frame: Upstream) -> None:
-        """As `take`, for a reader that can wait: until there is room, and for what was begun now and takes no time."""
+        """As `put_nowait`, but wait until there is room, and for what was begun now and takes no time."""
         was_free = self._task is None
-        if not self.take(frame):
+        if not self.put_nowait(frame):
             room = asyncio.get_running_loop().create_future()
             self.when_room(lambda: None if room.done() else room.set_result(None))
             await room
@@ -126,25 +125,15 @@ class Lane:
         self.finish()
         if self._task is not None:
             self._task.cancel()
-        # Whose they are holds this lane, too; without them both are freed at once, and not by the collector.
+        # Whose they are holds this queue, too; without them both are freed at once, and not by the collector.
         self._begin, self._failed = _nothing, _nothing
-
-    def hold(self, done: asyncio.Event, secs: float) -> None:
-        """Begin nothing before `done`: an earlier frame is being handled elsewhere. Nor longer than `secs`."""
-
-        async def wait() -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(secs):
-                    await done.wait()
-
-        self._task = asyncio.create_task(self._work(wait), name="frames of a connection that moved")
 
     @property
     def busy(self) -> bool:
         """Whether a frame is being handled."""
         return self._task is not None
 
-    async def _work(self, rest: Rest | None) -> None:
+    async def _work(self, rest: Continuation | None) -> None:
         try:
             while rest is not None:
                 await self._ended(rest)
@@ -158,7 +147,7 @@ class Lane:
             if finished is not None:
                 finished()
 
-    def _next(self) -> Rest | None:
+    def _next(self) -> Continuation | None:
         """Handle what waits until something of it leaves a rest, or nothing waits any more."""
         while self._waiting and not self._stopped:
             frame = self._waiting.popleft()
@@ -171,14 +160,14 @@ class Lane:
         self._waiting = None
         return None
 
-    def _started(self, frame: Upstream) -> Rest | None:
+    def _started(self, frame: Upstream) -> Continuation | None:
         try:
             return self._begin(frame)
         except Disconnect as disconnect:
             self._broke_off(disconnect)
             return None
 
-    async def _ended(self, rest: Rest) -> None:
+    async def _ended(self, rest: Continuation) -> None:
         try:
             await rest()
         except Disconnect as disconnect:
