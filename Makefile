@@ -88,7 +88,7 @@ $(VENV)/.compiled: $(VENV)/.installed-test
 # A module's tests stay in one process, so that each starts its servers once. More than half of their time is waiting:
 # five processes keep two cores busy. What one of them has compiled the others read, and the programs that they start.
 tests: install-test $(VENV)/.compiled ## Run the tests alone
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadscope --no-loadscope-reorder $(TESTS)
+	@MAKEFLAGS= PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadscope --no-loadscope-reorder $(TESTS)
 
 # What needs no server, no database and no Redis.
 FAST := tests/rules tests/protocols tests/registry tests/cluster tests/node/test_ownership.py tests/node/test_takeovers.py

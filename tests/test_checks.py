@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, run_checks
 
 from hubs import checks, conf
-from tests.running import ROOT, Redis
+from tests.running import ROOT
 
 
 def _complaints(settings: Any, **chosen: Any) -> list[CheckMessage]:
@@ -111,23 +111,6 @@ def test_there_has_to_be_a_channel_layer(settings: Any, layers: dict[str, Any]) 
     [problem] = checks.check_channel_layer()
     assert (problem.id, type(problem)) == ("hubs.E003", Error)
     assert "REDIS_URL" in str(problem.hint)
-
-
-def test_redis_is_asked_before_deployment_only(settings: Any, tmp_path: Path) -> None:
-    redis = Redis(tmp_path, "--maxmemory-policy", "allkeys-lru")
-    try:
-        redis.start()
-        settings.CHANNEL_LAYERS = {
-            "default": {"BACKEND": "hubs.layers.redis.RedisLayer", "CONFIG": {"hosts": [redis.url]}}
-        }
-        assert run_checks(tags=["hubs"]) == []
-        found = run_checks(tags=["hubs"], include_deployment_checks=True)
-        assert [problem.id for problem in found] == ["hubs.W014"]
-        assert "allkeys-lru" in found[0].msg
-    finally:
-        redis.stop()
-    [problem] = run_checks(tags=["hubs"], include_deployment_checks=True)
-    assert (problem.id, type(problem)) == ("hubs.E005", Error)
 
 
 def test_a_channel_layer_is_fine(settings: Any) -> None:

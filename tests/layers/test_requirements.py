@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from django.core.checks import Error, run_checks
+from redis import Redis as Sync
 from redis.asyncio import Redis as Client
 
 from hubs.layers.errors import LayerAway
@@ -87,3 +90,17 @@ async def test_versions(layers: Layers, info: bytes, text: str) -> None:
 async def test_no_redis_at_all(layers: Layers) -> None:
     with pytest.raises(LayerAway):
         await soon(layers(f"redis://127.0.0.1:{free_port()}/0").requirements())
+
+
+def test_only_a_check_before_deployment_asks(settings: Any, own_redis: Redis) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "hubs.layers.redis.RedisLayer", "CONFIG": {"hosts": [own_redis.url]}}
+    }
+    with Sync.from_url(own_redis.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    assert run_checks(tags=["hubs"]) == []
+    [found] = run_checks(tags=["hubs"], include_deployment_checks=True)
+    assert (found.id, "allkeys-lru" in found.msg) == ("hubs.W014", True)
+    own_redis.stop()
+    [problem] = run_checks(tags=["hubs"], include_deployment_checks=True)
+    assert (problem.id, type(problem)) == ("hubs.E005", Error)

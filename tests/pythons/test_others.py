@@ -24,7 +24,7 @@ FAST = [
     *("tests/rules/test_tokens.py", "tests/rules/test_names.py", "tests/protocols/test_json.py"),
     *(
         "tests/protocols/test_framing.py",
-        "tests/connections/test_lane.py",
+        "tests/connections/test_frame_queue.py",
         "tests/test_conf.py",
         "tests/test_checks.py",
     ),
