@@ -131,6 +131,10 @@ class Records:
             packed = _encode(Owned(VERSION, hub, session))
             self._later(_owned(self._process), "HSET", KEY, connection_id, packed)
 
+    def is_unwritten(self, connection_id: str) -> bool:
+        """Whether it is certain that no other process can know that a connection is here."""
+        return any(command[0] == "HSET" and connection_id in command for _, command in self._unwritten)
+
     def disown(self, connection_id: str, process: str | None = None) -> None:
         """A connection is not here any more (or not in another process)."""
         if self._log.keeps:

@@ -38,7 +38,8 @@ class Endings:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._open: set[asyncio.Task[None]] = set()
+        # With the connection's id, and how to tell.
+        self._open: dict[asyncio.Task[None], tuple[str, Callable[[], None]]] = {}
         self._leaves = False
         # By id, in the order in which they left: when, from which hub, and how to tell that one has ended.
         self._departed: dict[str, tuple[float, str, Callable[[], None]]] = {}
@@ -52,8 +53,8 @@ class Endings:
         if self._leaves:
             return
         task = asyncio.create_task(self._end(connection_id, tell), name="end of a connection")
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        self._open[task] = connection_id, tell
+        task.add_done_callback(lambda task: self._open.pop(task, None))
 
     async def _end(self, connection_id: str, tell: Callable[[], None]) -> None:
         node = self._node
@@ -101,10 +102,19 @@ class Endings:
                 self.end(connection_id, tell)
 
     async def all_told(self) -> None:
-        """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most."""
+        """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most.
+
+        Those that nobody else knows of are told of then in any case: what was to be written about them never was.
+        """
         self._leaves = True
-        if self._open:
-            await asyncio.wait(set(self._open), timeout=TELLING_SECS)
+        if not self._open:
+            return
+        _, undecided = await asyncio.wait(set(self._open), timeout=TELLING_SECS)
+        for task in undecided:
+            connection_id, tell = self._open[task]
+            if self._node.records.is_unwritten(connection_id):
+                task.cancel()
+                tell()
 
     async def stop(self) -> None:
         """Tell nothing more."""

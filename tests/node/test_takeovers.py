@@ -17,7 +17,7 @@ from hubs.connections.connection import PROCESS_DIED
 from hubs.errors import Unavailable
 from hubs.node.takeovers import SWEEP_SECS, Takeovers
 from hubs.protocols.frames import Payload
-from hubs.upstream import EventContext, handlers, hub
+from hubs.upstream import EventContext, dispatch, handlers, hub
 from tests.connections.simulated_redis import READING, WRITING
 from tests.connections.world import Client, Process, World
 
@@ -352,6 +352,31 @@ def test_what_began_while_a_process_was_cut_off_is_told_by_itself(world: World, 
     world.until(lambda: socket.closed)
     world.settle()
     assert told.disconnected == [(known.id, PROCESS_DIED), (late.id, PROCESS_DIED)]
+
+
+def test_what_began_while_a_process_was_cut_off_is_told_also_if_it_stops_then(world: World, told: Told) -> None:
+    a, _, _ = world.processes
+    known, late = PlainClient(world, told.hub), PlainClient(world, told.hub)
+    known.connect(a, "g")
+    world.pass_time(1)
+    world.redis.part(a, refused=True)
+    late.connect(a, "g")
+    world.pass_time(0.5)
+
+    async def stop() -> None:
+        for connection in list(a.node.registry.connections.values()):
+            connection.end("stopped")
+        await operations.all_told()
+        await dispatch.stop()
+        await a.node.stop()
+
+    stopping = a.spawn(stop())
+    world.until(stopping.done)
+    stopping.result()
+    a.die()
+    world.until(lambda: len(told.disconnected) == 2)
+    world.settle()
+    assert sorted(told.disconnected) == sorted([(late.id, "stopped"), (known.id, PROCESS_DIED)])
 
 
 def test_a_process_taken_for_dead_leaves_its_records_to_its_heir(world: World, told: Told) -> None:
