@@ -62,7 +62,8 @@ class DrivenClient:
         self.begin("stop")
         self._facts += [_without_nothing(json.loads(line)) for line in self._program.end()]
         told = {"told": "disconnected", "connectionId": connection_id}
-        assert sorted(self._facts, key=repr) == [told, {"told": "stopped"}], self._facts
+        facts = [fact for fact in self._facts if not _is_missed_ack(fact)]
+        assert sorted(facts, key=repr) == [told, {"told": "stopped"}], facts
 
     def take(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for the first fact that is wanted, and take it."""
@@ -74,6 +75,11 @@ class DrivenClient:
             self._facts.append(fact)
             assert time.monotonic() < deadline, f"not told in time, only: {self._facts}"
         return fact
+
+
+def _is_missed_ack(fact: dict[str, Any]) -> bool:
+    """Python's SDK 1.1 sends and only then begins to wait: it misses an ack that comes in between."""
+    return fact.get("told") == "rejoin failed" and fact.get("error") == "Failed to send message."
 
 
 def _without_nothing(fact: dict[str, Any]) -> dict[str, Any]:
