@@ -132,7 +132,10 @@ class Records:
             self._later(_owned(self._process), "HSET", KEY, connection_id, packed)
 
     def is_unwritten(self, connection_id: str) -> bool:
-        """Whether it is certain that no other process can know that a connection is here."""
+        """Whether no other process knows that a connection is here, as far as this one can tell.
+
+        A command whose answer was lost may have been executed all the same.
+        """
         return any(command[0] == "HSET" and connection_id in command for _, command in self._unwritten)
 
     def disown(self, connection_id: str, process: str | None = None) -> None:

@@ -104,7 +104,8 @@ class Endings:
     async def all_told(self) -> None:
         """Wait until it is known of all connections that have ended here who tells so, for a few seconds at most.
 
-        Those that nobody else knows of are told of then in any case: what was to be written about them never was.
+        Those that nobody else seems to know of, since Redis never confirmed their records, are told of then in any
+        case: twice, if it had executed what it did not confirm, but not never.
         """
         self._leaves = True
         if not self._open:
