@@ -71,6 +71,13 @@ STOPPED = CloseReason(
     None, "The service is stopping.", "The last process stopped while the client was away.", Then.RENEW
 )
 
+PROCESS_DIED = CloseReason(
+    None,
+    "The server of this connection has stopped working.",
+    "The process was killed, or another one took it for dead, and the connection is not reliable.",
+    Then.RENEW,
+)
+
 # The client does not keep up, or is gone
 
 QUEUE_FULL = CloseReason(

@@ -314,7 +314,7 @@ def _publication(
     return Publication(audience, payload.data_type, payload.data, from_user_id, copied, connection, ttl_secs or None)
 
 
-# CloseReason. Each returns when the connections are gone from every process.
+# Closing. Each returns when the connections are gone from every process.
 
 
 async def close_connection(hub: str, connection_id: str, reason: str | None = None) -> None:

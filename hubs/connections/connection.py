@@ -73,8 +73,6 @@ logger = logging.getLogger(__name__)
 NOT_ALLOWED = "The client does not have permission to {verb} group '{group}'."
 STOPPING = "The server is stopping; try again."
 STILL_HANDLED = "Another server handles this event still; try again."
-PROCESS_DIED = "The server of this connection has stopped working."
-
 
 # Of a client's publications, so many whose fate is not known.
 MAX_IN_DOUBT = 1000
@@ -350,7 +348,7 @@ class Connection:
             return
         if self.backlog is None:
             self._lose_socket(close_codes.STOPPING)
-            self.end(PROCESS_DIED)
+            self.end(close_codes.PROCESS_DIED.reason)
             return
         self._departed = True
         self._stop_expiry()

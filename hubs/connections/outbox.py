@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 Event = dict[str, Any]
 Send = Callable[[Event], Awaitable[None]]
 
-
 # A close frame's payload is at most 125 bytes, of which two are the code.
 MAX_REASON_BYTES = 123
 

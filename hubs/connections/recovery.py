@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from hubs import close_codes, conf
 from hubs.cluster.entries import Ended, hub_log
 from hubs.connections import reconnection, snapshots
-from hubs.connections.connection import PROCESS_DIED, Connection, unfinished
+from hubs.connections.connection import Connection, unfinished
 from hubs.errors import NotFound, Refusal, Unavailable
 from hubs.node.node import Node, node
 from hubs.node.ownership import CHANGING, Arrival, Outrun
@@ -241,7 +241,7 @@ class _Heirs:
 
     def tell_of_end(self, session: dict[str, Any]) -> None:
         """Tell the event handlers that a connection ended with its process."""
-        dispatch.disconnected(Session.unpacked(session), PROCESS_DIED)
+        dispatch.disconnected(Session.unpacked(session), close_codes.PROCESS_DIED.reason)
 
     async def record_all(self) -> None:
         """Write down anew which connections are here, and how they are."""

@@ -124,7 +124,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
                 framing.binary_frames(message["bytes"]) if text is None else framing.text_frames(text.encode())
             )
         elif kind in ("websocket.send", "websocket.close") and self.state != self.STATE_CONNECTING:
-            # CloseReason or closed: nothing reaches the client any more.
+            # Closing or closed: nothing reaches the client any more.
             return
         else:
             super().handle_reply(message)
@@ -240,7 +240,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
     def handle_exception(self, exception: Exception) -> None:
         """The application failed: say so in HTTP or, after the handshake, in a close frame."""
         if self.state == self.STATE_OPEN:
-            self._close(close_codes.INTERNAL_ERROR, endings.reason(close_codes.INTERNAL_ERROR, None))
+            self._close(*close_codes.FAILED.frame)
         elif hasattr(self, "handshake_deferred"):
             super().handle_exception(exception)
 
@@ -254,7 +254,7 @@ class FullWebSocketProtocol(KeptAlive, WebSocketProtocol):
     def go_away(self) -> None:
         """The server stops."""
         if self.state == self.STATE_OPEN:
-            self._close(close_codes.GOING_AWAY)
+            self._close(*close_codes.STOPPING.frame)
 
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:  # noqa: N802, N803
         """The client closes, or answers our close frame."""

@@ -424,7 +424,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: say so with 1001, which makes clients look for another or come back later."""
         if not self._over:
-            self._close(close_codes.GOING_AWAY, "", endings.STOPPING_SECS)
+            self._close(*close_codes.STOPPING.frame, endings.STOPPING_SECS)
         else:
             # Whatever time it was given for its end before: now everybody waits for it.
             self._expire(endings.STOPPING_SECS)
@@ -432,8 +432,7 @@ class DirectSocket(KeptAlive, asyncio.Protocol):
     def fail(self) -> None:
         """The application failed."""
         if not self._over:
-            code = close_codes.INTERNAL_ERROR
-            self._close(code, endings.reason(code, self._agreed), endings.CLOSING_SECS)
+            self._close(*close_codes.FAILED.frame, endings.CLOSING_SECS)
 
     # For keeping it alive
 

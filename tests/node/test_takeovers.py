@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from hubs import operations
+from hubs import close_codes, operations
 from hubs.cluster.entries import hub_log
 from hubs.cluster.records import Records
 from hubs.connections import recovery
-from hubs.connections.connection import PROCESS_DIED
 from hubs.errors import Unavailable
 from hubs.node.takeovers import SWEEP_SECS, Takeovers
 from hubs.protocols.frames import Payload
@@ -22,6 +21,7 @@ from tests.connections.simulated_redis import READING, WRITING
 from tests.connections.world import Client, Process, World
 
 EXPIRED = "The connection recovery timeout expired."
+PROCESS_DIED = close_codes.PROCESS_DIED.reason
 LOST = (1008, "Messages for this connection were lost; connect anew.")
 NOT_RECOVERED = (1008, "The connection could not be recovered.")
 
