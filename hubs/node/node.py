@@ -75,7 +75,7 @@ CONNECTION_HEX_DIGITS = 32
 # The log's clock is taken from as many hellos: the one that came back fastest tells it best.
 CLOCK_HELLOS = 40
 
-# How often this process says again that a part of the log is lost, where it could not be written.
+# How often this process appends again what has to be in the log.
 AGAIN_SECS = 0.5
 
 # What a process does when it is asked. Operations put a row per verb there: it gets the members that are meant
@@ -295,6 +295,14 @@ class Node:
         """Until when this process has read what was appended: its own hellos come several times a second."""
         return ms_of(self.log.position(CONTROL_LOG))
 
+    async def append_surely(self, name: str, entry: Entry) -> None:
+        """Append an entry to a log, again until it has been applied; what comes twice has to mean nothing."""
+        while True:
+            try:
+                return await applied(self.log.append(name, entry))
+            except Refusal:
+                await asyncio.sleep(AGAIN_SECS)
+
     def append(self, hub: str, entry: Entry) -> asyncio.Future[None] | None:
         """Append an entry to a hub's log, behind what was published before."""
         self.publishing.send_off(hub)
@@ -397,15 +405,8 @@ class Node:
             return
         logger.error("Redis has lost a part of the log; reliable clients are told, and begin anew")
         self._lost(name)
-        self._background(self._tell_of_gap(name), "say that a part of the log is lost")
-
-    async def _tell_of_gap(self, name: str) -> None:
         # Whoever goes on with a connection from its snapshot has to read of it, and Redis has only just come back.
-        while True:
-            try:
-                return await applied(self.log.append(name, Gap()))
-            except Refusal:
-                await asyncio.sleep(AGAIN_SECS)
+        self._background(self.append_surely(name, Gap()), "say that a part of the log is lost")
 
     def _lost(self, name: str) -> None:
         hub = self._hubs.get(name, "")

@@ -146,11 +146,7 @@ class Takeovers:
                     await asyncio.sleep(AGAIN_SECS)
         except Exception:
             logger.exception("The connections of process %s could not be adopted", process)
-        while True:
-            with suppress(Refusal):
-                await applied(self._node.log.append(CONTROL_LOG, Adopted(process)))
-                return
-            await asyncio.sleep(AGAIN_SECS)
+        await self._node.append_surely(CONTROL_LOG, Adopted(process))
 
     async def _adopt_all(self, process: str) -> None:
         node, heirs = self._node, self.heirs

@@ -338,17 +338,22 @@ def test_where_redis_forgets_reliable_clients_are_told_and_others_go_on(world: W
     assert [connection_id for connection_id, _ in told.disconnected] == [client.id]
 
 
-def test_what_began_while_a_process_was_cut_off_is_told_by_itself(world: World, told: Told) -> None:
-    a, _, _ = world.processes
+def _begin_cut_off(world: World, told: Told) -> tuple[PlainClient, PlainClient, Any]:
+    """A client from before the first process was cut off, one that came then, and the socket of that."""
+    process = world.processes[0]
     known, late = PlainClient(world, told.hub), PlainClient(world, told.hub)
-    known.connect(a, "g")
+    known.connect(process, "g")
     world.pass_time(1)
-    world.redis.part(a, refused=True)
-    socket = late.connect(a, "g")
+    world.redis.part(process, refused=True)
+    return known, late, late.connect(process, "g")
+
+
+def test_what_began_while_a_process_was_cut_off_is_told_by_itself(world: World, told: Told) -> None:
+    known, late, socket = _begin_cut_off(world, told)
     world.until(lambda: told.disconnected)
     # Nobody else can know of the other one.
     assert told.disconnected == [(known.id, PROCESS_DIED)]
-    world.redis.join(a)
+    world.redis.join(world.processes[0])
     world.until(lambda: socket.closed)
     world.settle()
     assert told.disconnected == [(known.id, PROCESS_DIED), (late.id, PROCESS_DIED)]
@@ -356,11 +361,7 @@ def test_what_began_while_a_process_was_cut_off_is_told_by_itself(world: World, 
 
 def test_what_began_while_a_process_was_cut_off_is_told_also_if_it_stops_then(world: World, told: Told) -> None:
     a, _, _ = world.processes
-    known, late = PlainClient(world, told.hub), PlainClient(world, told.hub)
-    known.connect(a, "g")
-    world.pass_time(1)
-    world.redis.part(a, refused=True)
-    late.connect(a, "g")
+    known, late, _ = _begin_cut_off(world, told)
     world.pass_time(0.5)
 
     async def stop() -> None:
